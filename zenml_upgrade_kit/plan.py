@@ -1,0 +1,208 @@
+"""What the user wants upgraded, validated once, from YAML, parameters and environment variables."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from zenml_upgrade_kit.errors import BadPlan
+
+VARIABLES = {
+    "store": "ZENML_UPGRADE_STORE",
+    "to": "ZENML_UPGRADE_TO",
+    "code": "ZENML_UPGRADE_CODE",
+    "out": "ZENML_UPGRADE_OUT",
+}
+"""Environment variables that stand in for a value that is given nowhere else."""
+
+
+class SmokeRun(BaseModel):
+    """One pipeline to run under the target release: ``target: module:pipeline`` or ``command: python run.py``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    target: str = Field("", pattern=r"^$|^[\w.]+:\w+$")
+    command: str = ""
+    parameters: dict[str, Any] = {}
+    environment: list[str] = []
+    timeout: float = Field(600, gt=0)
+
+    @model_validator(mode="after")
+    def _one_way_to_run(self) -> SmokeRun:
+        if bool(self.target) == bool(self.command):
+            raise ValueError("give exactly one of target (module:pipeline) and command")
+        return self
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        return self.target or self.command
+
+
+class Plan(BaseModel):
+    """One upgrade. Paths are absolute after validation; the store is kept as given, so that ``env:NAME`` stays a name.
+
+    store: see :func:`zenml_upgrade_kit.stores.locate`; empty means the user's own ZenML configuration.
+    to: target release; empty means the zenml installed beside the kit.
+    source: the release that wrote the store, where its stamp cannot tell; empty means the one the stamp names.
+    code: directory with the user's pipelines. requirements: their requirements file.
+    source_python, target_python: interpreters that have the releases installed, instead of built environments.
+    artifact_timeout: seconds that one artifact may take to load.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    store: str = ""
+    to: str = ""
+    source: str = ""
+    code: Path | None = None
+    requirements: Path | None = None
+    source_python: Path | None = None
+    target_python: Path | None = None
+    out: Path = Path("runs")
+    pipelines: list[SmokeRun] = []
+    artifact_timeout: float = Field(120, gt=0)
+
+    @field_validator("code", "requirements", "source_python", "target_python", "out", mode="before")
+    @classmethod
+    def _absolute(cls, value: Any) -> Any:
+        return Path(os.path.abspath(Path(value).expanduser())) if value else None
+
+    @field_validator("store")
+    @classmethod
+    def _store_is_absolute(cls, value: str) -> str:
+        scheme = value.split(":", 1)[0]
+        if not value or "://" in value or scheme == "env":
+            return value
+        return os.path.abspath(os.path.expanduser(value))
+
+    @property
+    def secret_variables(self) -> list[str]:
+        """Names of the environment variables whose values must never be written."""
+        store = [self.store.removeprefix("env:")] if self.store.startswith("env:") else []
+        return store + [name for smoke in self.pipelines for name in smoke.environment]
+
+
+def make(values: Mapping[str, Any], *, origin: str = "the plan", folder: Path | None = None) -> Plan:
+    """A validated plan from keys of :class:`Plan`; empty ones fall back to the environment (:data:`VARIABLES`).
+
+    folder: what relative paths start from; the current directory when not given.
+    Raises :class:`BadPlan` for unknown keys, values of the wrong kind and paths that do not exist.
+    """
+    given = {key: value for key, value in values.items() if value not in (None, "")}
+    for key, variable in VARIABLES.items():
+        if key not in given and os.environ.get(variable):
+            given[key] = os.environ[variable]
+    if folder:
+        given = {key: _from(folder, key, value) for key, value in given.items()}
+    try:
+        plan = Plan.model_validate({"out": "runs", **given})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the plan"
+        raise BadPlan(
+            f"{origin} cannot be used",
+            expected=f"keys {', '.join(Plan.model_fields)}",
+            found=f"{where}: {first['msg']}",
+            remedy=f"correct {where}; zenml-upgrade init writes a commented plan",
+        ) from None
+    _exists("code", plan.code, Path.is_dir, "a directory with your pipelines")
+    _exists("requirements", plan.requirements, Path.is_file, "a requirements file")
+    _exists("source_python", plan.source_python, Path.is_file, "a Python interpreter")
+    _exists("target_python", plan.target_python, Path.is_file, "a Python interpreter")
+    return plan
+
+
+def read(path: Path, overrides: Mapping[str, Any] | None = None) -> Plan:
+    """The plan in a YAML file; relative paths in it start from its folder, non-empty overrides win."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise BadPlan(
+            f"the plan {path} cannot be read",
+            expected="a readable YAML file",
+            found=str(error).replace("\n", " "),
+            remedy="correct the file, or write a new one with: zenml-upgrade init",
+        ) from None
+    if not isinstance(values, dict):
+        raise BadPlan(
+            f"the plan {path} cannot be used",
+            expected="key: value lines, such as  to: 0.98.0",
+            found=f"{type(values).__name__} at the top level",
+            remedy="write a commented plan with: zenml-upgrade init",
+        )
+    folder = path.resolve().parent
+    own = {key: _from(folder, key, value) for key, value in values.items()}
+    return make({**own, **{k: v for k, v in (overrides or {}).items() if v not in (None, "")}}, origin=f"the plan {path}")
+
+
+def _from(folder: Path, key: str, value: Any) -> Any:
+    if key not in {"store", "code", "requirements", "source_python", "target_python", "out"} or not isinstance(value, str):
+        return value
+    if not value or "://" in value or value.startswith("env:"):
+        return value
+    return str(folder / Path(value).expanduser())
+
+
+def _exists(key: str, path: Path | None, test: Any, what: str) -> None:
+    if path is not None and not test(path):
+        raise BadPlan(
+            f"{key} cannot be used",
+            expected=what,
+            found=f"{path} is {'something else' if path.exists() else 'not there'}",
+            remedy=f"correct {key}, or leave it out",
+        )
+
+
+TEMPLATE = """\
+# What to upgrade. Paths are relative to this file. Run it with: zenml-upgrade rehearse {name}
+
+# The metadata store, opened read-only: sqlite:////abs/path/zenml.db, a ZenML config directory, or env:NAME
+# (the URL is in that environment variable). Empty: the ZenML configuration of this user.
+store: ""
+
+# The ZenML release to upgrade to. Empty: the one installed beside the kit.
+to: ""
+
+# Your pipeline code and requirements. Without them, artifacts of your own classes may not load in the rehearsal.
+# code: .
+# requirements: requirements.txt
+
+# Existing interpreters with the old and the new ZenML, instead of environments built for you.
+# source_python: /path/to/old/bin/python
+# target_python: /path/to/new/bin/python
+
+# Where runs are archived.
+out: runs
+
+# Pipelines to run under the new release, against a migrated copy and with local storage.
+# Give module:pipeline, or a command that is run in a copy of your code directory.
+pipelines: []
+#  - target: pipelines.training:training_pipeline
+#    parameters: {{epochs: 1}}
+#  - command: python run.py --smoke
+#    environment: [DATA_TOKEN]     # names of variables to pass on; values are never written
+#    timeout: 600                  # seconds
+
+# Seconds that one artifact may take to load.
+artifact_timeout: 120
+"""
+
+
+def write_template(path: Path) -> None:
+    """Write a commented plan; refuses to replace a file."""
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(TEMPLATE.format(name=path.name))
+    except OSError as error:
+        raise BadPlan(
+            f"{path} cannot be written",
+            expected="a new file in a writable folder",
+            found=error.strerror or str(error),
+            remedy="name another file: zenml-upgrade init other.yaml",
+        ) from None
