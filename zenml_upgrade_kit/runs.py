@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -122,6 +123,26 @@ class Run:
         folder = self.folder / "work"
         folder.mkdir(mode=0o700, exist_ok=True)
         return folder
+
+    def code_copy(self) -> Path | None:
+        """A copy of the user's code inside the run, made once: code is never run where it lives.
+
+        Left out: version control, environments, caches, earlier runs, and ``.zen``, which may name a remote stack.
+        """
+        if self.plan.code is None:
+            return None
+        copy, part = self.work / "code", self.work / "code.part"
+        if not copy.exists():
+            shutil.rmtree(part, ignore_errors=True)
+            shutil.copytree(self.plan.code, part, ignore=self._not_code, ignore_dangling_symlinks=True)
+            part.rename(copy)
+        return copy
+
+    def _not_code(self, folder: str, names: list[str]) -> set[str]:
+        known = {".git", ".hg", ".zen", ".venv", "venv", "node_modules", "__pycache__", ".ipynb_checkpoints"}
+        private = {self.plan.out, self.config_yaml.parent if self.config_yaml else self.plan.out}
+        inside = {name for name in names if (Path(folder) / name) in private or (Path(folder) / name / "pyvenv.cfg").exists()}
+        return (known & set(names)) | inside
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> Path:
         """Write scrubbed JSON to a path inside the run folder."""
