@@ -7,16 +7,18 @@ import shutil
 import signal
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from zenml_upgrade_kit import environments, inventory, stores
+from zenml_upgrade_kit import environments, inventory
 from zenml_upgrade_kit.backup import open_backup
 from zenml_upgrade_kit.environments import Environment
 from zenml_upgrade_kit.errors import ProbeFailed
 from zenml_upgrade_kit.findings import Finding, Severity, StepResult
 from zenml_upgrade_kit.runs import Step
+from zenml_upgrade_kit.stores import sqlite
 
 PROBE = "load_artifacts"
 START_UP = 300.0
@@ -48,10 +50,12 @@ def reload(step: Step) -> StepResult:
     shutil.rmtree(folder)
     folder.mkdir()
     databases = {"source": open_backup(step.run.work / "20_backup").database, "target": Path(rehearsal.facts["copy"])}
+    local_stores = Path(step.run.needs("00_start").facts["store"]["local_stores"])
     rows, private = {}, {}
     for name, database in databases.items():
         private[name] = shutil.copy2(database, folder / f"{name}.db")  # a client writes to the store that it opens
-        rows[name] = {row["id"]: row for row in inventory.artifacts(stores.of_copy(step.run, database))}
+        with closing(sqlite.connect(database)) as connection:
+            rows[name] = {row["id"]: row for row in inventory.artifacts(connection, local_stores)}
     unreachable = {key: why for key, row in rows["source"].items() if (why := _unreachable(row))}
     loaded = {}
     for name, environment in (("source", source), ("target", target)):
@@ -150,7 +154,7 @@ def _unreachable(row: Mapping[str, Any]) -> str:
     """Why the files of an artifact version cannot be looked at from here; empty when they can."""
     if not row["store_flavor"]:
         return "its artifact store is no longer registered"
-    if not row["store_root"]:
+    if row["store_flavor"] != "local":
         return f"its artifact store is of flavor {row['store_flavor']}, only local ones are loaded"
     return ""
 
@@ -185,7 +189,9 @@ def _compare(
                 severity=Severity.WARN if "registered" in sentence else Severity.INFO,
                 subject="artifacts",
                 message=f"Not checked: {sentence}.",
-                remedy="Register a store on the same path." if "registered" in sentence else "Load some of them by hand.",
+                remedy="Register a store on the same path."
+                if "registered" in sentence
+                else "Load some of them by hand.",
             )
         )
     compared = sum(row["outcome"] == "loads" for row in table)
@@ -207,7 +213,9 @@ def _outcome(old: Loaded, new: Loaded) -> str:
 def _findings(source: str, row: Mapping[str, Any], outcome: str, old: Loaded, new: Loaded) -> Iterator[Finding]:
     subject = f"{row['name']} {row['version']} ({row['id']})"
     if outcome == "different":
-        change = f"{old.summary} became {new.summary}" if old.summary != new.summary else f"{new.summary}, other content"
+        change = (
+            f"{old.summary} became {new.summary}" if old.summary != new.summary else f"{new.summary}, other content"
+        )
         yield Finding(
             id="AR606",
             severity=Severity.WARN,

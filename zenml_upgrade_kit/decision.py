@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from zenml_upgrade_kit import stores
+from pathlib import Path
+
 from zenml_upgrade_kit.findings import Finding, Severity, Status, StepResult, Verdict
 from zenml_upgrade_kit.runs import REHEARSAL, Run, Step
 from zenml_upgrade_kit.stores import sqlite
@@ -71,7 +72,9 @@ def _steps(results: dict[str, StepResult | None]) -> list[Finding]:
                 severity=Severity.BLOCK,
                 subject=name,
                 message=message,
-                remedy="Follow the remedy of the finding, then rehearse again." if identity == "ST903" else f"Run {name}.",
+                remedy="Follow the remedy of the finding, then rehearse again."
+                if identity == "ST903"
+                else f"Run {name}.",
             )
         )
     return findings
@@ -81,14 +84,14 @@ def _source(run: Run, start: StepResult | None) -> list[Finding]:
     """Whether the source's bytes are what they were when the run started."""
     if start is None or "source_sha256" not in start.facts:
         return []
-    path = start.facts["store"]["path"]
-    if sqlite.digest(stores.locate(run.plan.store).path) == start.facts["source_sha256"]:
+    path = Path(start.facts["store"]["path"])
+    if path.exists() and sqlite.digest(path) == start.facts["source_sha256"]:
         return []
     return [
         Finding(
             id="OP805",
             severity=Severity.WARN,
-            subject=path,
+            subject=str(path),
             message="The source changed while the rehearsal ran; the kit opens it read-only, so something else wrote to it.",
             remedy="Back up again before the upgrade, or accept the loss of these writes on a rollback.",
         )

@@ -138,11 +138,15 @@ def read(path: Path, overrides: Mapping[str, Any] | None = None) -> Plan:
         )
     folder = path.resolve().parent
     own = {key: _from(folder, key, value) for key, value in values.items()}
-    return make({**own, **{k: v for k, v in (overrides or {}).items() if v not in (None, "")}}, origin=f"the plan {path}")
+    return make(
+        {**own, **{k: v for k, v in (overrides or {}).items() if v not in (None, "")}}, origin=f"the plan {path}"
+    )
 
 
 def _from(folder: Path, key: str, value: Any) -> Any:
-    if key not in {"store", "code", "requirements", "source_python", "target_python", "out"} or not isinstance(value, str):
+    if key not in {"store", "code", "requirements", "source_python", "target_python", "out"} or not isinstance(
+        value, str
+    ):
         return value
     if not value or "://" in value or value.startswith("env:"):
         return value

@@ -14,7 +14,9 @@ MASK = "[redacted]"
 SHORTEST = 4
 """Shorter values are left alone: replacing every ``a`` would hide the report, not the secret."""
 
-_SECRET_NAME = re.compile(r"(?i)password|passwd|secret|token|api_?key|access_?key|private_?key|credential|encryption_key")
+_SECRET_NAME = re.compile(
+    r"(?i)password|passwd|secret|token|api_?key|access_?key|private_?key|credential|encryption_key"
+)
 _URL_PASSWORD = re.compile(r"(?P<head>[A-Za-z][A-Za-z0-9+.-]*://[^:/@\s]*:)(?P<password>[^/\s]+)@")
 
 

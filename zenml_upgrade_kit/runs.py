@@ -64,7 +64,9 @@ class Run:
                     continue
             facts = {"source_version": source_version, "target_version": target_version}
             run = cls(folder=folder, plan=plan, config_yaml=config_yaml, **facts)
-            run.write_json("plan.json", {"plan": json.loads(plan.model_dump_json()), "config_yaml": config_yaml, **facts})
+            run.write_json(
+                "plan.json", {"plan": json.loads(plan.model_dump_json()), "config_yaml": config_yaml, **facts}
+            )
         except OSError as error:
             raise RunUnusable(
                 f"no run can be archived under {plan.out}",
@@ -141,7 +143,9 @@ class Run:
     def _not_code(self, folder: str, names: list[str]) -> set[str]:
         known = {".git", ".hg", ".zen", ".venv", "venv", "node_modules", "__pycache__", ".ipynb_checkpoints"}
         private = {self.plan.out, self.config_yaml.parent if self.config_yaml else self.plan.out}
-        inside = {name for name in names if (Path(folder) / name) in private or (Path(folder) / name / "pyvenv.cfg").exists()}
+        inside = {
+            name for name in names if (Path(folder) / name) in private or (Path(folder) / name / "pyvenv.cfg").exists()
+        }
         return (known & set(names)) | inside
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> Path:

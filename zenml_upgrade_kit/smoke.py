@@ -14,13 +14,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from zenml_upgrade_kit import artifacts, environments, inventory, stores
+from zenml_upgrade_kit import artifacts, environments, inventory
 from zenml_upgrade_kit.artifacts import Loaded
 from zenml_upgrade_kit.environments import Environment
 from zenml_upgrade_kit.errors import BadPlan
 from zenml_upgrade_kit.findings import Finding, Severity, StepResult
 from zenml_upgrade_kit.plan import SmokeRun
 from zenml_upgrade_kit.runs import Step
+from zenml_upgrade_kit.stores import sqlite
 
 PROBE = "run_pipeline"
 DONE = {"completed", "cached"}
@@ -29,7 +30,9 @@ DONE = {"completed", "cached"}
 def run(step: Step) -> StepResult:
     """Run the plan's pipelines against a copy of the migrated store, with local artifact storage inside the run."""
     if not step.plan.pipelines:
-        return step.result(not_checked=["no pipeline is named in the plan (pipelines:), so none was run"], facts={"runs": []})
+        return step.result(
+            not_checked=["no pipeline is named in the plan (pipelines:), so none was run"], facts={"runs": []}
+        )
     code = step.run.code_copy()
     if code is None:
         raise BadPlan(
@@ -44,7 +47,7 @@ def run(step: Step) -> StepResult:
     database = shutil.copy2(rehearsal.facts["copy"], step.work / "zenml.db")
     _forget_cache(database)
     _, target = environments.of_run(step.run)
-    earlier = inventory.runs(stores.of_copy(step.run, database))
+    earlier = _runs(database)
     values = _values(step)
     reports, findings, not_compared = [], [], []
     for number, smoke in enumerate(step.plan.pipelines, 1):
@@ -66,6 +69,11 @@ def _forget_cache(database: Path) -> None:
         connection.execute("UPDATE step_run SET cache_key = NULL")
 
 
+def _runs(database: Path) -> list[dict[str, Any]]:
+    with closing(sqlite.connect(database)) as connection:
+        return inventory.runs(connection)
+
+
 def _values(step: Step) -> dict[str, Mapping[str, Any]]:
     """What the target release made of each earlier artifact version, by id, from the reload checks."""
     reloaded = step.run.result("40_artifacts")
@@ -84,17 +92,23 @@ def _carry_out(
 ) -> Iterator[dict[str, Any]]:
     """Reports of the runs that one entry of the plan made; one report without a run when it made none."""
     began = time.monotonic()
-    known = {row["id"] for row in inventory.runs(stores.of_copy(step.run, database))}
-    ended, error = _start(smoke, target, code, database, step.work / "stores", folder)
+    known = {row["id"] for row in _runs(database)}
+    storage = step.work / "stores"
+    ended, error = _start(smoke, target, code, database, storage, folder)
     seconds = time.monotonic() - began
-    store = stores.of_copy(step.run, database, local_stores=step.work / "stores")
-    rows = inventory.runs(store)
-    new = [row for row in rows if row["id"] not in known][::-1]
+    new = [row for row in _runs(database) if row["id"] not in known][::-1]
     log_tail = ended.last_lines(40)
     if not new:
         latest = next((row for row in earlier if row["pipeline"] == smoke.target.partition(":")[2]), None)
         yield {
-            **{"name": smoke.name, "pipeline": smoke.name, "run_id": "", "status": "no run", "steps": [], "outputs": []},
+            **{
+                "name": smoke.name,
+                "pipeline": smoke.name,
+                "run_id": "",
+                "status": "no run",
+                "steps": [],
+                "outputs": [],
+            },
             "expected": latest["status"] if latest else "",
             "outcome": "failed",
             "error": error or f"exit code {ended.returncode}, and no pipeline run in the store",
@@ -102,7 +116,9 @@ def _carry_out(
         }
         return
     produced = {output["artifact_version_id"] for row in new for part in row["steps"] for output in part["outputs"]}
-    wanted = [row for row in inventory.artifacts(store) if row["id"] in produced and row["store_root"]]
+    with closing(sqlite.connect(database)) as connection:
+        rows = inventory.artifacts(connection, storage)
+    wanted = [row for row in rows if row["id"] in produced and row["store_flavor"] == "local"]
     loaded = artifacts.load(
         target, wanted, folder=folder / "outputs", database=database, code=code, timeout=step.plan.artifact_timeout
     )

@@ -1,0 +1,249 @@
+"""The ``zenml-upgrade`` command: thin; every subcommand is one verb."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from zenml_upgrade_kit import __version__
+from zenml_upgrade_kit import plan as plans
+from zenml_upgrade_kit.errors import BadPlan, KitError
+from zenml_upgrade_kit.findings import Finding, Severity, Status, StepResult, Verdict
+from zenml_upgrade_kit.redact import Redactor, secrets_of_environment
+from zenml_upgrade_kit.runs import Run
+
+GLYPHS = {Severity.BLOCK: "✗ block", Severity.WARN: "! warn", Severity.INFO: "i info"}
+CHOICES = ("store", "to", "code", "requirements", "source_python", "target_python", "out")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one subcommand. 0: GO, warnings included; 1: NO-GO; 2: the kit could not do its work."""
+    given = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _terminated)
+    for stream in (sys.stdout, sys.stderr):
+        getattr(stream, "reconfigure", lambda **_: None)(errors="replace")  # a terminal without ✗ still gets the words
+    try:
+        return int(given.verb(given))
+    except KitError as error:
+        message = Redactor(secrets_of_environment()).text(str(error))
+        tell(f"zenml-upgrade: {message}")
+        if getattr(given, "format", "") == "json":
+            print(json.dumps({"error": message}))
+        return 2
+    except KeyboardInterrupt:
+        tell(
+            "zenml-upgrade: interrupted; nothing is lost. Continue a rehearsal with: zenml-upgrade rehearse --resume RUN"
+        )
+        return 130
+
+
+def tell(text: str) -> None:
+    """Progress and messages go to stderr: stdout belongs to the answer."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def demo(given: argparse.Namespace) -> int:
+    """Build a sample deployment with an old release and rehearse its upgrade."""
+    from zenml_upgrade_kit import demo as sample
+
+    values = sample.build(Path(given.out or "runs"), version=given.source, log=tell)
+    return _rehearse(plans.make({**values, "to": given.to, "out": given.out}, origin="the demo"), given)
+
+
+def rehearse(given: argparse.Namespace) -> int:
+    """Prove the upgrade on a copy."""
+    if given.resume:
+        if given.plan or any(getattr(given, name) for name in CHOICES):
+            raise BadPlan(
+                "--resume cannot be combined with a plan",
+                expected="--resume RUN alone: the run remembers its plan",
+                found="a plan, or options that change it",
+                remedy="leave them out, or start a new run without --resume",
+            )
+        return _carry_on(Run.open(Path(given.resume)), given)
+    return _rehearse(_plan(given), given)
+
+
+def check(given: argparse.Namespace) -> int:
+    """Look for known obstacles, read-only, in seconds."""
+    from zenml_upgrade_kit import preflight, report
+
+    result = preflight.check(_plan(given))
+    if given.format == "json":
+        print(json.dumps(result.to_json(), indent=1, default=str))
+    elif given.format == "text":
+        _print_check(result)
+    else:
+        print({"junit": report.junit, "markdown": report.markdown}[given.format](result))
+    return 1 if result.status is Status.BLOCK else 2 if result.status is Status.ERROR else 0
+
+
+def init(given: argparse.Namespace) -> int:
+    """Write a commented plan."""
+    plans.write_template(Path(given.plan))
+    print(f"{given.plan} written. Fill it in, then: zenml-upgrade rehearse {given.plan}")
+    return 0
+
+
+def report_again(given: argparse.Namespace) -> int:
+    """Write the pages of a run again."""
+    from zenml_upgrade_kit import report
+
+    print(report.write(Run.open(Path(given.run))))
+    return 0
+
+
+def rollback(given: argparse.Namespace) -> int:
+    """Restore the backup of a run."""
+    from zenml_upgrade_kit import report, workbook
+
+    run = Run.open(Path(given.run))
+    result = workbook.carry_out(run, "90_rollback", {"apply": given.yes})
+    report.write(run)
+    _print_findings(result.findings)
+    if result.status is Status.ERROR:
+        tell(f"zenml-upgrade: {result.facts['error']}")
+        return 2
+    if not given.yes:
+        print("Nothing was changed. To restore: zenml-upgrade rollback", given.run, "--yes")
+    elif result.status is not Status.BLOCK:
+        print(
+            f"Restored. Go on with ZenML {run.source_version}; a newer one migrates the store as soon as it opens it."
+        )
+    print(f"report: {run.folder / '90_rollback.html'}")
+    return 1 if result.status is Status.BLOCK else 0
+
+
+def _plan(given: argparse.Namespace) -> plans.Plan:
+    values = {name: getattr(given, name, None) for name in CHOICES}
+    plan = getattr(given, "plan", None)
+    return plans.read(Path(plan), values) if plan else plans.make(values, origin="the command line")
+
+
+def _rehearse(plan: plans.Plan, given: argparse.Namespace) -> int:
+    from zenml_upgrade_kit import preflight
+
+    return _carry_on(preflight.start(plan), given)
+
+
+def _carry_on(run: Run, given: argparse.Namespace) -> int:
+    from zenml_upgrade_kit import report, workbook
+
+    tell(f"{run.source_version} -> {run.target_version}, run {run.folder}")
+    try:
+        results = workbook.rehearse(run, keep_going=getattr(given, "keep_going", False), tell=tell)
+    finally:
+        page = report.write(run)
+    verdict = run.verdict() or Verdict.NO_GO
+    if given.format == "json":
+        print(json.dumps({"run": str(run.folder), "verdict": verdict.value, "report": str(page)}))
+    else:
+        _print_run(run, verdict, results, page)
+    errors = [result for result in results if result.status is Status.ERROR]
+    for result in errors:
+        tell(f"zenml-upgrade: {result.step} could not be carried out: {result.facts['error']}")
+    return 2 if errors else 1 if verdict is Verdict.NO_GO else 0
+
+
+def _print_run(run: Run, verdict: Verdict, results: Sequence[StepResult], page: Path) -> None:
+    print(f"\n{verdict.words}: ZenML {run.source_version} -> {run.target_version}\n")
+    for result in results:
+        print(f"  {result.step:<14} {result.status.value:<12} {result.seconds:7.1f} s")
+    print()
+    reasons = json.loads((run.folder / "verdict.json").read_text(encoding="utf-8"))["reasons"] if run.verdict() else []
+    for reason in reasons[:10]:
+        print(f"  {reason}")
+    if len(reasons) > 10:
+        print(f"  … and {len(reasons) - 10} more in the report")
+    print(f"\nreport: {page}")
+
+
+def _print_check(result: StepResult) -> None:
+    _print_findings(result.findings)
+    counts = {severity: sum(f.severity is severity for f in result.findings) for severity in Severity}
+    print(", ".join(f"{count} {severity.value}" for severity, count in counts.items()), end="")
+    missing = [row for row in result.facts.get("checks", ()) if row["outcome"] == "not_checked"]
+    print(f", {len(missing)} not checked")
+    for row in missing:
+        print(f"? not checked {row['id']} {row['title']}: {row['reason']}")
+
+
+def _print_findings(findings: Sequence[Finding]) -> None:
+    for finding in findings:
+        print(f"{GLYPHS[finding.severity]} {finding.id} {finding.subject}\n    {finding.message}")
+        if finding.remedy:
+            print(f"    do this: {finding.remedy}")
+
+
+def _terminated(*_: Any) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="zenml-upgrade",
+        description="Prove a ZenML upgrade on a copy before production is touched.",
+        epilog="Exit codes: 0 GO (warnings included), 1 NO-GO, 2 the kit could not do its work.",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(name: str, verb: Any, text: str) -> argparse.ArgumentParser:
+        added = verbs.add_parser(name, help=text, description=text)
+        added.set_defaults(verb=verb)
+        return added
+
+    one = command("demo", demo, "Build a sample deployment with an old ZenML release and rehearse its upgrade.")
+    one.add_argument(
+        "--from", dest="source", default="", metavar="V", help="release of the sample, 0.43.0 or later (0.70.0)"
+    )
+    one.add_argument("--to", default="", metavar="V", help="release to upgrade to (the one installed beside the kit)")
+    one.add_argument("--out", default="", metavar="DIR", help="where the sample and the run are kept (runs)")
+    _format(one, "text", "json")
+
+    one = command("rehearse", rehearse, "Prove the upgrade of a deployment on a copy and leave a report.")
+    one.add_argument("plan", nargs="?", metavar="PLAN", help="plan in YAML, as written by: zenml-upgrade init")
+    _store(one)
+    one.add_argument(
+        "--requirements", metavar="FILE", help="your requirements (default: versions that the store recorded)"
+    )
+    one.add_argument("--source-python", metavar="P", help="interpreter that has the old ZenML (default: one is built)")
+    one.add_argument("--target-python", metavar="P", help="interpreter that has the new ZenML (default: one is built)")
+    one.add_argument("--out", metavar="DIR", help="where runs are archived (runs)")
+    one.add_argument("--keep-going", action="store_true", help="carry out the later steps although one blocks")
+    one.add_argument("--resume", metavar="RUN", help="continue a run that was killed or stopped")
+    _format(one, "text", "json")
+
+    one = command("check", check, "Look for known obstacles: read-only, in seconds.")
+    _store(one)
+    _format(one, "text", "json", "junit", "markdown")
+
+    one = command("init", init, "Write a commented plan.")
+    one.add_argument("plan", nargs="?", default="plan.yaml", metavar="PLAN", help="the file to write (plan.yaml)")
+
+    one = command("report", report_again, "Write the pages of a run again.")
+    one.add_argument("run", metavar="RUN", help="folder of the run")
+
+    one = command("rollback", rollback, "Restore the database and config.yaml from the backup of a run.")
+    one.add_argument("run", metavar="RUN", help="folder of the run")
+    one.add_argument("--yes", action="store_true", help="do it; without this, only say what would be done")
+    return parser
+
+
+def _store(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--store",
+        metavar="S",
+        help="sqlite:////abs/zenml.db, a ZenML config directory, or env:NAME (default: your own ZenML configuration)",
+    )
+    parser.add_argument("--to", metavar="V", help="release to upgrade to (default: the one installed beside the kit)")
+    parser.add_argument("--code", metavar="DIR", help="directory with your pipelines")
+
+
+def _format(parser: argparse.ArgumentParser, *formats: str) -> None:
+    parser.add_argument("--format", choices=formats, default=formats[0], help=f"what stdout holds ({formats[0]})")
