@@ -36,9 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(json.dumps({"error": message}))
         return 2
     except KeyboardInterrupt:
-        tell(
-            "zenml-upgrade: interrupted; nothing is lost. Continue a rehearsal with: zenml-upgrade rehearse --resume RUN"
-        )
+        tell("zenml-upgrade: interrupted; nothing is lost. Continue with: zenml-upgrade rehearse --resume RUN")
         return 130
 
 

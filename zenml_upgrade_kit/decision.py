@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from zenml_upgrade_kit.findings import Finding, Severity, Status, StepResult, Verdict
-from zenml_upgrade_kit.runs import REHEARSAL, Run, Step
+from zenml_upgrade_kit.runs import REHEARSAL, Step
 from zenml_upgrade_kit.stores import sqlite
 
 
@@ -13,7 +13,7 @@ def decide(step: Step) -> StepResult:
     """The verdict and its reasons; also written to ``verdict.json``. A missing or crashed step is NO-GO."""
     run = step.run
     results = {name: run.result(name) for name in REHEARSAL[:-1]}
-    findings = [*_steps(results), *_source(run, results["00_start"])]
+    findings = [*_steps(results), *_source(results["00_start"])]
     not_checked = [
         f"{name}: {sentence}" for name, result in results.items() if result for sentence in result.not_checked
     ]
@@ -80,7 +80,7 @@ def _steps(results: dict[str, StepResult | None]) -> list[Finding]:
     return findings
 
 
-def _source(run: Run, start: StepResult | None) -> list[Finding]:
+def _source(start: StepResult | None) -> list[Finding]:
     """Whether the source's bytes are what they were when the run started."""
     if start is None or "source_sha256" not in start.facts:
         return []
@@ -92,7 +92,7 @@ def _source(run: Run, start: StepResult | None) -> list[Finding]:
             id="OP805",
             severity=Severity.WARN,
             subject=str(path),
-            message="The source changed while the rehearsal ran; the kit opens it read-only, so something else wrote to it.",
+            message="The source changed during the rehearsal. The kit opens it read-only: something else wrote to it.",
             remedy="Back up again before the upgrade, or accept the loss of these writes on a rollback.",
         )
     ]

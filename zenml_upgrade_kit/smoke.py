@@ -23,7 +23,7 @@ from zenml_upgrade_kit.plan import SmokeRun
 from zenml_upgrade_kit.runs import Step
 from zenml_upgrade_kit.stores import sqlite
 
-PROBE = "run_pipeline"
+PROBE = Path(__file__).parent / "probes" / "run_pipeline.py"
 DONE = {"completed", "cached"}
 
 
@@ -46,7 +46,7 @@ def run(step: Step) -> StepResult:
     step.work.mkdir()
     database = shutil.copy2(rehearsal.facts["copy"], step.work / "zenml.db")
     _forget_cache(database)
-    _, target = environments.of_run(step.run)
+    _, target = artifacts.environments_of(step)
     earlier = _runs(database)
     values = _values(step)
     reports, findings, not_compared = [], [], []
@@ -97,22 +97,21 @@ def _carry_out(
     ended, error = _start(smoke, target, code, database, storage, folder)
     seconds = time.monotonic() - began
     new = [row for row in _runs(database) if row["id"] not in known][::-1]
-    log_tail = ended.last_lines(40)
+    log_tail = ended.tail(40)
     if not new:
         latest = next((row for row in earlier if row["pipeline"] == smoke.target.partition(":")[2]), None)
         yield {
-            **{
-                "name": smoke.name,
-                "pipeline": smoke.name,
-                "run_id": "",
-                "status": "no run",
-                "steps": [],
-                "outputs": [],
-            },
+            "name": smoke.name,
+            "pipeline": smoke.name,
+            "run_id": "",
+            "status": "no run",
+            "steps": [],
+            "outputs": [],
             "expected": latest["status"] if latest else "",
             "outcome": "failed",
             "error": error or f"exit code {ended.returncode}, and no pipeline run in the store",
-            **{"seconds": seconds, "log_tail": log_tail},
+            "seconds": seconds,
+            "log_tail": log_tail,
         }
         return
     produced = {output["artifact_version_id"] for row in new for part in row["steps"] for output in part["outputs"]}
@@ -147,8 +146,12 @@ def _start(
         return ended, "" if ended.returncode == 0 else f"exit code {ended.returncode}"
     request, reply = folder / "request.json", folder / "reply.json"
     request.write_text(json.dumps({"target": smoke.target, "parameters": smoke.parameters, "code": str(code)}))
-    ended = environments.run_probe_process(
-        target, PROBE, [str(request), str(reply)], folder=folder, variables=variables, timeout=smoke.timeout
+    ended = environments.run_python(
+        target,
+        ["-I", str(PROBE), str(request), str(reply)],
+        folder=folder,
+        variables=variables,
+        timeout=smoke.timeout,
     )
     if ended.timed_out:
         return ended, f"did not end within {smoke.timeout:g} seconds"
@@ -196,8 +199,13 @@ def _against(
     else:
         outcome = "same" if same_steps and all(item["outcome"] == "same" for item in outputs) else "different"
     return {
-        **{"pipeline": row["pipeline"], "run_id": row["id"], "status": row["status"], "expected": expected},
-        **{"outcome": outcome, "steps": steps, "outputs": outputs},
+        "pipeline": row["pipeline"],
+        "run_id": row["id"],
+        "status": row["status"],
+        "expected": expected,
+        "outcome": outcome,
+        "steps": steps,
+        "outputs": outputs,
     }
 
 
@@ -222,7 +230,7 @@ def _findings(report: Mapping[str, Any]) -> Iterator[Finding]:
             severity=Severity.BLOCK,
             subject=subject,
             message=f"The smoke run ended as {report['status']}; {was}. {report['error']}".strip(),
-            remedy="Read the end of its log in the smoke runs page, correct the code for the target release, run again.",
+            remedy="Read the end of its log, correct the code for the target release, rehearse again.",
             data={"error": report["error"]},
         )
         return

@@ -128,7 +128,7 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, Any], folder:
 
 @contextmanager
 def _own_jupyter() -> Iterator[None]:
-    """Neither the user's kernels nor their IPython start-up files reach the run; the runtime path stays short for ipc."""
+    """Keep the user's kernels and IPython start-up files out; the runtime path stays short, as ipc needs."""
     with tempfile.TemporaryDirectory(prefix="zuk-") as folder:
         own = {f"JUPYTER_{kind}_DIR": os.path.join(folder, kind.lower()) for kind in ("DATA", "RUNTIME", "CONFIG")}
         own["IPYTHONDIR"] = os.path.join(folder, "ipython")

@@ -54,7 +54,7 @@ class Digest:
     def add(self, value, depth=0):
         if depth > DEEPEST:
             raise Opaque("nested more than {} deep".format(DEEPEST))
-        if value is None or isinstance(value, (bool, int, str, bytes)) and type(value).__module__ == "builtins":
+        if value is None or (isinstance(value, (bool, int, str, bytes)) and type(value).__module__ == "builtins"):
             self.put(type(value).__name__, value if isinstance(value, bytes) else repr(value))
         elif type(value) in (float, complex):
             self.put(type(value).__name__, repr(value))
@@ -129,7 +129,11 @@ class Digest:
     def add_state(self, value, depth):
         """An object is its class and its state: fields where it has them, else what pickle would keep."""
         self.put("object", name_of(type(value)))
-        if dataclasses.is_dataclass(value) or hasattr(type(value), "model_fields") or hasattr(type(value), "__fields__"):
+        if (
+            dataclasses.is_dataclass(value)
+            or hasattr(type(value), "model_fields")
+            or hasattr(type(value), "__fields__")
+        ):
             self.add(dict(vars(value)), depth)
             return
         reduced = value.__reduce_ex__(2)
@@ -220,7 +224,7 @@ def load(artifact, stores):
     if artifact["root"] not in stores:
         stores[artifact["root"]] = artifact_store(artifact["root"])
     store = stores[artifact["root"]]
-    Client.active_stack = property(lambda client: types.SimpleNamespace(artifact_store=store))
+    Client.active_stack = property(lambda _: types.SimpleNamespace(artifact_store=store))
     materializer = thing("materializer", artifact["materializer"])
     data_type = thing("data type", artifact["data_type"])
     if "artifact_store" in inspect.signature(materializer.__init__).parameters:
