@@ -20,6 +20,7 @@ from typing import Any
 from packaging.version import Version
 
 from zenml_upgrade_kit import releases
+from zenml_upgrade_kit.errors import StoreUnreadable
 from zenml_upgrade_kit.stores import Store, sqlite
 
 _NO_LIBRARY = frozenset(sys.stdlib_module_names) | {"zenml", "__main__", "builtins", ""}
@@ -29,7 +30,8 @@ Tables = Mapping[str, list[str]]
 def take(store: Store) -> dict[str, Any]:
     """Everything a report says about a store, as JSON.
 
-    libraries: import name to the version that wrote the newest artifact of it ("" where none was recorded).
+    libraries: distribution name (import name where the store does not know it) to the version that wrote the newest
+    artifact of it, "" where none was recorded.
     python_versions, zenml_versions: how many runs recorded each. Times are UTC as stored.
     Raises :class:`StoreUnreadable`.
     """
@@ -39,7 +41,6 @@ def take(store: Store) -> dict[str, Any]:
             tables = sqlite.tables(connection)
             stamps = sqlite.stamps(connection)
             zenml_versions = _recorded(connection, tables, "client_version")
-            libraries, packages = _libraries(connection, tables)
             return {
                 "stamps": stamps,
                 "source_version": source_version(stamps[0], zenml_versions) if stamps else "",
@@ -51,13 +52,21 @@ def take(store: Store) -> dict[str, Any]:
                 "stacks": _stacks(connection, tables),
                 "users": _users(connection, tables),
                 "schedules": _schedules(connection, tables),
-                "libraries": libraries,
-                "library_packages": packages,
+                "libraries": _libraries(connection, tables),
                 "python_versions": _python_versions(connection, tables),
                 "zenml_versions": zenml_versions,
             }
     except sqlite3.Error as error:
         raise sqlite.unreadable(store.path, error) from None
+
+
+def recorded_versions(store: Store) -> list[str]:
+    """The ZenML releases that runs recorded; empty where they cannot be read."""
+    try:
+        with closing(sqlite.connect(store.path)) as connection:
+            return list(_recorded(connection, sqlite.tables(connection), "client_version"))
+    except (sqlite3.Error, StoreUnreadable):
+        return []
 
 
 def source_version(stamp: str, recorded: Iterable[str] = ()) -> str:
@@ -115,8 +124,8 @@ def runs(
     if "pipeline_run" not in tables:
         return []
     chosen = (
-        "FROM pipeline_run AS r LEFT JOIN pipeline AS p ON p.id = r.pipeline_id WHERE :pipeline IS NULL OR p.name = :pipeline"
-        " ORDER BY r.created DESC, r.id LIMIT :limit"
+        "FROM pipeline_run AS r LEFT JOIN pipeline AS p ON p.id = r.pipeline_id"
+        " WHERE :pipeline IS NULL OR p.name = :pipeline ORDER BY r.created DESC, r.id LIMIT :limit"
     )
     values = {"pipeline": pipeline, "limit": -1 if limit is None else limit}
     found = {
@@ -184,8 +193,8 @@ def _pipelines(connection: sqlite3.Connection, tables: Tables) -> list[dict[str,
     if not {"pipeline", "pipeline_run"} <= set(tables):
         return []
     rows = connection.execute(
-        "SELECT p.name, COUNT(r.id) AS runs, MAX(r.created) AS newest, r.start_time AS last_run, r.status AS last_status"
-        " FROM pipeline AS p LEFT JOIN pipeline_run AS r ON r.pipeline_id = p.id GROUP BY p.name ORDER BY p.name"
+        "SELECT p.name, COUNT(r.id) AS runs, MAX(r.created) AS newest, r.start_time AS last_run,"
+        " r.status AS last_status FROM pipeline AS p LEFT JOIN pipeline_run AS r ON r.pipeline_id = p.id GROUP BY p.name ORDER BY p.name"
     )  # SQLite takes the bare columns from the row that has the maximum
     return [{key: row[key] for key in ("name", "runs", "last_run", "last_status")} for row in rows]
 
@@ -236,24 +245,20 @@ def _schedules(connection: sqlite3.Connection, tables: Tables) -> list[dict[str,
     return [{**dict(row), "active": bool(row["active"])} for row in rows]
 
 
-def _libraries(connection: sqlite3.Connection, tables: Tables) -> tuple[dict[str, str], dict[str, str]]:
-    """Import name to version, and to the distribution it came from, as artifacts recorded them; the newest wins."""
+def _libraries(connection: sqlite3.Connection, tables: Tables) -> dict[str, str]:
     table = _versions(tables)
     if not {"materializer", "data_type", "created"} <= set(tables.get(table, [])):
-        return {}, {}
-    versions: dict[str, str] = {}
-    packages: dict[str, str] = {}
+        return {}
+    found: dict[str, str] = {}
     for column in ("materializer", "data_type"):
         query = f"SELECT {column}, MAX(created) AS newest FROM {table} GROUP BY {column} ORDER BY newest"
         for row in connection.execute(query):
             source = _source(row[0])
-            name = str(source.get("module") or "").split(".")[0]
-            if name in _NO_LIBRARY or source.get("type") not in ("distribution_package", "unknown"):
-                continue
-            versions[name] = str(source.get("version") or versions.get(name, ""))
-            if source.get("package_name"):
-                packages[name] = str(source["package_name"])
-    return dict(sorted(versions.items())), dict(sorted(packages.items()))
+            root = str(source.get("module") or "").split(".")[0]
+            if root not in _NO_LIBRARY and source.get("type") in ("distribution_package", "unknown"):
+                name = str(source.get("package_name") or root)
+                found[name] = str(source.get("version") or found.get(name, ""))
+    return dict(sorted(found.items()))
 
 
 def _python_versions(connection: sqlite3.Connection, tables: Tables) -> dict[str, int]:

@@ -190,13 +190,42 @@ def digest(path: Path) -> str:
     return sha.hexdigest()
 
 
+def wal_bytes(path: Path) -> int:
+    """Size of the write-ahead log beside the database, 0 when there is none."""
+    wal = _beside(path, "-wal")
+    return wal.stat().st_size if wal.exists() else 0
+
+
+def journal_mode(path: Path) -> str:
+    """``wal`` or ``delete``, as the file itself says: what was read through a copy may differ."""
+    with path.open("rb") as file:
+        return "wal" if file.read(20)[18:20] == b"\2\2" else "delete"
+
+
+def missing_bytes(path: Path) -> int:
+    """How much shorter the file is than its header says; 0 in WAL mode, where pages may still be in the log."""
+    with path.open("rb") as file:
+        header = file.read(100)
+        size = file.seek(0, os.SEEK_END)
+    if len(header) < 100 or header[18:20] != b"\1\1" or header[24:28] != header[92:96]:
+        return 0  # the page count is only valid where SQLite wrote it together with the change counter
+    page_size = int.from_bytes(header[16:18], "big")
+    return max(0, int.from_bytes(header[28:32], "big") * (65536 if page_size == 1 else page_size) - size)
+
+
+def check(connection: sqlite3.Connection, *, full: bool = False) -> list[str]:
+    """What SQLite finds wrong with the file's structure, ``["ok"]`` when nothing; full: with its indexes."""
+    try:
+        pragma = "integrity_check" if full else "quick_check"
+        return [str(row[0]) for row in connection.execute(f"PRAGMA {pragma}(20)")]
+    except sqlite3.DatabaseError as error:
+        return [str(error)]
+
+
 def quick_check(path: Path) -> list[str]:
-    """What SQLite finds wrong with the file's structure; ``["ok"]`` when nothing."""
+    """As :func:`check`, of a file."""
     with closing(connect(path)) as connection:
-        try:
-            return [str(row[0]) for row in connection.execute("PRAGMA quick_check(20)")]
-        except sqlite3.DatabaseError as error:
-            return [str(error)]
+        return check(connection)
 
 
 def online_backup(source: Path, target: Path) -> None:

@@ -1,0 +1,197 @@
+"""May this store be upgraded to that release? Starts a run, takes stock, runs the checks; the store is only read."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import sqlite3
+import time
+from contextlib import closing
+from dataclasses import asdict
+from datetime import datetime, timezone
+from typing import Any
+
+from zenml_upgrade_kit import environments, inventory, releases
+from zenml_upgrade_kit.checks import StoreFacts, run_checks
+from zenml_upgrade_kit.errors import BadPlan, StoreUnreadable
+from zenml_upgrade_kit.findings import Finding, Status, StepResult, judge, now
+from zenml_upgrade_kit.plan import Plan
+from zenml_upgrade_kit.releases import Release
+from zenml_upgrade_kit.runs import Run, Step
+from zenml_upgrade_kit.stores import Store, locate, sqlite
+
+
+def check(plan: Plan) -> StepResult:
+    """All checks of a store against a target, without a run and without building anything.
+
+    facts: ``store``, ``source_version``, ``stamp``, ``target_version``, ``checks``. What cannot be an upgrade at all
+    raises a :class:`KitError`: no such file, an unknown target, a store that is too old or already at the target.
+    """
+    started, clock = now(), time.monotonic()
+    findings, facts, not_checked = _checked(plan, target_release(plan))
+    return StepResult(
+        step="10_preflight",
+        status=judge(findings, not_checked),
+        findings=tuple(findings),
+        facts={**facts, "not_checked": not_checked},
+        started=started,
+        seconds=time.monotonic() - clock,
+    )
+
+
+def start(plan: Plan) -> Run:
+    """A new run for a plan; raises a :class:`KitError` for what can be no upgrade.
+
+    The store needs a stamp that can be read, for the run's name. What else is wrong with it is for the checks to say.
+    """
+    target = target_release(plan)
+    store = locate(plan.store)
+    facts = collect(store, target)
+    if facts.error or not facts.stamps:
+        _refuse(facts)
+    _worth_it(facts, target)
+    return Run.create(plan, source_version(plan, store, facts), target.version, store.config_yaml)
+
+
+def begin_facts(step: Step) -> StepResult:
+    """What the run starts from: the store, its inventory, and the digest that later proves it unchanged."""
+    store = locate(step.plan.store)
+    facts = collect(store, releases.get(step.run.target_version))
+    held: dict[str, Any] = {}
+    not_checked = []
+    try:
+        held = inventory.take(store)
+    except StoreUnreadable as error:
+        not_checked.append(f"the inventory could not be taken: {error.found}")
+    return step.result(
+        (),
+        {
+            "store": describe(store),
+            "source_version": step.run.source_version,
+            "stamp": ", ".join(facts.stamps),
+            "target_version": step.run.target_version,
+            "inventory": held,
+            "source_sha256": sqlite.digest(store.path),
+        },
+        not_checked,
+    )
+
+
+def preflight(step: Step) -> StepResult:
+    """The checks, then, when none blocks, an environment for the old and one for the new release."""
+    findings, facts, not_checked = _checked(step.plan, releases.get(step.run.target_version))
+    if judge(findings) is not Status.BLOCK:
+        held = step.run.needs("00_start").facts["inventory"]
+        source, target = environments.pair(step.plan, held, step.run.source_version, step.run.target_version)
+        facts["environments"] = {"source": source.to_json(), "target": target.to_json()}
+    return step.result(findings, facts, not_checked)
+
+
+def target_release(plan: Plan) -> Release:
+    """The release to upgrade to: the plan's, else the zenml installed beside the kit."""
+    if plan.to:
+        return releases.get(plan.to)
+    try:
+        return releases.get(importlib.metadata.version("zenml"))
+    except importlib.metadata.PackageNotFoundError:
+        raise BadPlan(
+            "there is no release to upgrade to",
+            expected="a target release, or zenml installed beside the kit",
+            found="neither",
+            remedy="name one, such as --to 0.98.0",
+        ) from None
+
+
+def source_version(plan: Plan, store: Store, facts: StoreFacts) -> str:
+    """The release that wrote the store, by its oldest stamp; what no release wrote goes by the stamp itself."""
+    if plan.source:
+        return releases.get(plan.source).version
+    stamp = min(facts.stamps, key=lambda one: (releases.position(one) is None, releases.position(one) or 0))
+    recorded = inventory.recorded_versions(store) if releases.position(stamp) is not None else []
+    return re.sub(r"[^\w.+-]", "_", inventory.source_version(stamp, recorded))
+
+
+def collect(store: Store, target: Release) -> StoreFacts:
+    """Everything the checks know, read once; an error while reading is one of the facts."""
+    size = store.path.stat().st_size
+    leftover = store.path.with_name(f"{store.path.stem}-backup.db")
+    with store.path.open("rb") as file:
+        header = file.read(100)
+    known: dict[str, Any] = {
+        "target": target,
+        "engine": store.engine,
+        "path": str(store.path),
+        "size": size,
+        "header_ok": header.startswith(sqlite.MAGIC),
+        "journal_mode": sqlite.journal_mode(store.path),
+        "wal_bytes": sqlite.wal_bytes(store.path),
+        "missing_bytes": sqlite.missing_bytes(store.path),
+    }
+    if leftover.exists():
+        changed = datetime.fromtimestamp(leftover.stat().st_mtime, timezone.utc)
+        known |= {"leftover_backup": str(leftover), "leftover_backup_date": changed.date().isoformat()}
+    try:
+        with closing(sqlite.connect(store.path)) as connection:
+            known["damage"] = tuple(line for line in sqlite.check(connection, full=True) if line != "ok")
+            known["tables"] = sqlite.tables(connection)
+            known["stamps"] = tuple(sqlite.stamps(connection))
+    except StoreUnreadable as error:
+        known["error"] = error.found
+        if "malformed" in error.found:
+            known["damage"] = (error.found,)
+    except sqlite3.Error as error:
+        known["error"] = str(error)
+    return StoreFacts(**known)
+
+
+def describe(store: Store) -> dict[str, Any]:
+    """A store as JSON: engine, path, url, config_yaml, local_stores."""
+    return {**{key: value if value is None else str(value) for key, value in asdict(store).items()}, "url": store.url}
+
+
+def _checked(plan: Plan, target: Release) -> tuple[list[Finding], dict[str, Any], list[str]]:
+    store = locate(plan.store)
+    facts = collect(store, target)
+    _worth_it(facts, target)
+    findings, outcomes = run_checks(facts)
+    not_checked = [
+        f"{one['id']} {one['title']}: {one['reason']}" for one in outcomes if one["outcome"] == "not_checked"
+    ]
+    stated = {
+        "store": describe(store),
+        "source_version": source_version(plan, store, facts) if facts.stamps else "",
+        "stamp": ", ".join(facts.stamps),
+        "target_version": target.version,
+        "checks": outcomes,
+    }
+    return findings, stated, not_checked
+
+
+def _worth_it(facts: StoreFacts, target: Release) -> None:
+    """Raises :class:`BadPlan` when there is nothing to upgrade, or the store is older than the kit knows."""
+    position = releases.position(facts.stamp)
+    if facts.stamp == target.stamp:
+        raise BadPlan(
+            f"nothing to upgrade: the database is already at ZenML {target.version}",
+            expected=f"a target newer than {facts.stamp}",
+            found=f"target {target.version}",
+            remedy="name a newer release with --to",
+        )
+    if position is not None and position < 0:
+        oldest = releases.all()[0].version
+        raise BadPlan(
+            f"the database is older than ZenML {oldest}",
+            expected=f"a store written by ZenML {oldest} or later",
+            found=f"the stamp {facts.stamp}",
+            remedy=f"let ZenML {oldest} migrate a copy of it, then rehearse from there",
+        )
+
+
+def _refuse(facts: StoreFacts) -> None:
+    """The finding that blocks such a store, as an error: a run cannot even be named."""
+    findings, _ = run_checks(facts)
+    blocks = [finding for finding in findings if judge([finding]) is Status.BLOCK]
+    message, remedy = (blocks[0].message, blocks[0].remedy) if blocks else (facts.error, "restore a backup")
+    raise StoreUnreadable(
+        message.rstrip("."), expected="a whole ZenML database with a revision", found=facts.path, remedy=remedy
+    )
