@@ -19,7 +19,7 @@ _ASK = (
     "usable = v[3] == 'final' and sys.implementation.name == 'cpython' and getattr(sys, 'abiflags', '') in ('', 'm'); "
     "print('%d.%d.%d' % v[:3], getattr(sys, '_base_executable', '') or sys.executable, sep='\\t') if usable else None"
 )
-"""Free-threaded and debug builds have other wheels than the libraries of old releases offer; candidates are no basis."""
+"""Left out: free-threaded and debug builds, which old libraries have no wheels for, and pre-releases."""
 
 
 @dataclass(frozen=True, kw_only=True)
