@@ -395,7 +395,8 @@ def _indexes() -> dict[str, str]:
 def _inspect(interpreter: Path) -> tuple[dict[str, str], str]:
     """Installed distributions of an interpreter and its Python version; both empty when it does not answer."""
     ask = (
-        "import importlib.metadata as m, json, sys; packages = {d.metadata['Name']: d.version for d in m.distributions()}; "
+        "import importlib.metadata as m, json, sys; "
+        "packages = {d.metadata['Name']: d.version for d in m.distributions()}; "
         "print(json.dumps([packages, '%d.%d.%d' % sys.version_info[:3]]))"
     )
     try:
