@@ -16,24 +16,18 @@ from typing import Any
 from zenml_upgrade_kit import words
 from zenml_upgrade_kit.findings import Severity, StepResult
 
-COLOURS = {
-    "good": "#1a7f37",
-    "warn": "#8a5a00",
-    "bad": "#c21e2c",
-    "broken": "#8340cf",
-    "dim": "#59636e",
-    "info": "#0969da",
-}
-"""Background of each tone (:func:`words.tone`) under white text: at least 4.5:1, in either theme."""
-
 MOST_ROWS = 500
 """A table longer than this says how many rows it leaves out; the step's JSON has all of them."""
+
+MARKED = {"Status", "Outcome", "Severity", "Expected"}
+"""Headings of columns that hold words of :func:`words.mark`."""
 
 _CELLS = [
     ("", "border-collapse:collapse;font-size:90%;margin:0;border:0"),
     ("caption", "caption-side:top;text-align:left;font-weight:600;padding:.3em 0;white-space:nowrap"),
-    ("th, td", "text-align:left;vertical-align:top;padding:.35em .7em;border:0;white-space:normal;max-width:60ch"),
-    ("td", "border-top:1px solid rgba(128,128,128,.35);overflow-wrap:anywhere;min-width:6.5em"),
+    ("th, td", "text-align:left;vertical-align:top;white-space:nowrap;overflow-wrap:anywhere"),
+    ("th, td", "padding:.35em 1.2em .35em 0;border:0;max-width:60ch"),
+    ("td", "border-top:1px solid rgba(128,128,128,.35)"),
 ]
 
 
@@ -57,41 +51,33 @@ class Shown:
 def table(
     rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str], caption: str = "", empty: str = "Nothing to list."
 ) -> Shown:
-    """Rows as a table; columns maps a row's key to its heading, and the values of ``mark`` columns become glyph + word.
+    """Rows as a table; columns maps a row's key to its heading.
 
-    A column is one of marks when its heading is ``Status``, ``Outcome``, ``Severity`` or ``Expected``; numbers are
-    aligned right; missing values are a dash.
+    Words in the columns :data:`MARKED` get glyph and colour, numbers are aligned right, missing values are a dash.
     """
-    import pandas  # type: ignore[import-untyped]
+    import pandas
 
     given = list(rows)
     if not given:
         return sentence(f"{caption}: {empty}" if caption else empty)
     listed, headings = given[:MOST_ROWS], list(columns.values())
-    marks = [heading for heading in headings if heading in {"Status", "Outcome", "Severity", "Expected"}]
-    numbers = [columns[key] for key in columns if {_is_number(row.get(key)) for row in listed} - {None} == {True}]
-    cells = [[_cell(row.get(key), heading in marks) for key, heading in columns.items()] for row in listed]
-    tones = [[words.tone(str(row.get(key))) for key in columns] for row in listed]
-    frame = pandas.DataFrame(cells, columns=[escape(heading) for heading in headings], dtype=object)
-    styles = pandas.DataFrame(
-        [
-            [f"color:#fff;background:{COLOURS[t]};font-weight:600;min-width:0" if h in marks and c != "–" else ""
-             for h, c, t in zip(headings, row, line)]
-            for row, line in zip(cells, tones)
-        ],
-        columns=frame.columns,
-    )  # fmt: skip
     if len(given) > len(listed):
         caption = f"{caption} (the first {len(listed):,} of {len(given):,}; the JSON of this step has all)".strip()
-    styler = frame.style.format(escape="html").hide(axis="index").set_caption(escape(caption))
-    styler = styler.set_uuid(_stable_id(caption, headings, cells)).set_table_styles(
-        [{"selector": selector, "props": props} for selector, props in _CELLS]
-    )
-    styler = styler.apply(lambda _: styles, axis=None)
-    styler = styler.set_properties(subset=[escape(n) for n in numbers], **{"text-align": "right", "min-width": "0"})
+    numbers = [columns[key] for key in columns if {_is_number(row.get(key)) for row in listed} - {None} == {True}]
+    cells = [[_text_of(row.get(key)) for key in columns] for row in listed]
+    marks = [heading for heading in headings if heading in MARKED]
+    styles = [{"selector": selector, "props": props} for selector, props in _CELLS]
+    for number, column in enumerate(zip(headings, *cells, strict=True)):
+        if column[0] in numbers:
+            styles.append({"selector": f".col{number}", "props": "text-align:right"})
+        elif len(max(column, key=len)) > 24:
+            styles.append({"selector": f".col{number}", "props": "white-space:normal;min-width:11em"})
+    styler = pandas.DataFrame(cells, columns=headings, dtype=object).style.set_table_styles(styles)
+    styler = styler.format(escape="html").format(_chip, subset=marks).format_index(escape="html", axis="columns")
+    styler = styler.hide(axis="index").set_caption(escape(caption)).set_uuid(_stable_id(caption, headings, cells))
     label = escape(caption or ", ".join(headings), quote=True)
     html = f'<div style="overflow-x:auto;margin:.6em 0" role="region" tabindex="0" aria-label="{label}">'
-    return Shown(f"{html}{styler.to_html()}</div>", _aligned(caption, headings, cells, numbers))
+    return Shown(f"{html}{styler.to_html()}</div>", _aligned(caption, headings, marks, numbers, cells))
 
 
 def sentence(text: str) -> Shown:
@@ -136,11 +122,9 @@ def banner(result: StepResult) -> Shown:
     if result.not_checked:
         details.insert(1, words.count(len(result.not_checked), "thing") + " not checked")
     name, line = words.title(result.step), " · ".join(details)
-    colour = COLOURS[words.tone(word)]
+    edge = f"margin:.6em 0;padding:.6em .8em;border-left:.5em solid {words.COLOURS[words.tone(word)]}"
     return Shown(
-        f'<p style="margin:.6em 0;padding:.6em .8em;border-left:.5em solid {colour};background:rgba(128,128,128,.12)">'
-        f'<b style="background:{colour};color:#fff;padding:.15em .6em;border-radius:.3em">{escape(words.mark(word))}</b>'
-        f" <b>{escape(name)}</b> <span>{escape(line)}</span></p>",
+        f'<p style="{edge};background:rgba(128,128,128,.12)">{_chip(word)} <b>{escape(name)}</b> {escape(line)}</p>',
         f"{words.mark(word)}  {name}: {line}",
     )
 
@@ -371,12 +355,11 @@ def _is_number(value: Any) -> bool | None:
     return None if value is None else isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _cell(value: Any, is_mark: bool = False) -> str:
-    if is_mark:
-        return "–" if value in (None, "") else words.mark(words.plain(value))
-    if _is_number(value):
-        return f"{value:,}"
-    return _text_of(value)
+def _chip(word: str) -> str:
+    """A status as white text on its own background, readable in light and dark themes."""
+    colour = f"background:{words.COLOURS[words.tone(word)]};color:#fff"
+    style = f"{colour};padding:.1em .5em;border-radius:.3em;white-space:nowrap"
+    return word if word == "–" else f'<b style="{style}">{escape(words.mark(word))}</b>'
 
 
 def _text_of(value: Any) -> str:
@@ -385,6 +368,8 @@ def _text_of(value: Any) -> str:
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, (int, float)):
+        return f"{value:,}"
     if isinstance(value, Mapping):
         return ", ".join(f"{words.plain(key)} {_text_of(item)}" for key, item in value.items())
     if isinstance(value, (list, tuple)):
@@ -426,13 +411,21 @@ def _stable_id(*content: Any) -> str:
     return hashlib.blake2b(repr(content).encode("utf-8", "replace"), digest_size=5).hexdigest()
 
 
-def _aligned(caption: str, headings: Sequence[str], cells: Sequence[Sequence[str]], numbers: Sequence[str]) -> str:
+def _aligned(
+    caption: str, headings: Sequence[str], marks: Sequence[str], numbers: Sequence[str], cells: Sequence[Sequence[str]]
+) -> str:
     """The same table for a terminal: padded columns, long cells left long."""
-    lines = [headings, *([cell.replace("\n", " ") for cell in row] for row in cells)]
-    widths = [min(40, max(len(line[column]) for line in lines)) for column in range(len(headings))]
-    right = [heading in numbers for heading in headings]
-    padded = [
-        "  ".join(f"{cell:>{w}}" if r else f"{cell:<{w}}" for cell, w, r in zip(line, widths, right)).rstrip()
-        for line in lines
+    rows = [
+        [
+            words.mark(cell) if heading in marks and cell != "–" else cell.replace("\n", " ")
+            for heading, cell in zip(headings, row, strict=True)
+        ]
+        for row in cells
     ]
-    return "\n".join([caption, *padded] if caption else padded)
+    widths = [min(40, max(map(len, column))) for column in zip(headings, *rows, strict=True)]
+    sides = [">" if heading in numbers else "<" for heading in headings]
+    lines = [
+        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(line, sides, widths, strict=True)).rstrip()
+        for line in [headings, *rows]
+    ]
+    return "\n".join([caption, *lines] if caption else lines)

@@ -15,6 +15,16 @@ _MARKS = {
     "dim": ("?", "not_checked", "not_applicable", "unfinished"),
     "info": ("i", "info"),
 }
+COLOURS = {
+    "good": "#1a7f37",
+    "warn": "#8a5a00",
+    "bad": "#c21e2c",
+    "broken": "#8340cf",
+    "dim": "#59636e",
+    "info": "#0969da",
+}
+"""Background of each tone under white text: at least 4.5:1, and at least 3:1 against a white or a dark page."""
+
 _OF_WORD = {word: (tone, glyph) for tone, (glyph, *words) in _MARKS.items() for word in words}
 _UNREADABLE = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffe\uffff\ud800-\udfff]")
 
