@@ -21,13 +21,13 @@ from pathlib import Path
 
 def schema(path):
     with closing(sqlite3.connect(path)) as connection:
-        names = connection.execute(
-            "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite!_%' ESCAPE '!'"
+        rows = connection.execute(
+            "SELECT m.name, c.name FROM sqlite_master AS m JOIN pragma_table_info(m.name) AS c WHERE m.type = 'table'"
         )
-        return {
-            name: {row[1] for row in connection.execute('PRAGMA table_info("%s")' % name)}
-            for (name,) in names.fetchall()
-        }
+        found = {}
+        for table, column in rows:
+            found.setdefault(table, set()).add(column)
+        return found
 
 
 def missing(wanted, found):
@@ -44,7 +44,7 @@ def main(base, target):
         from sqlalchemy import create_engine
         from zenml.zen_stores.migrations.alembic import Alembic
 
-        alembic = Alembic(create_engine("sqlite:///%s" % copy))
+        alembic = Alembic(create_engine(f"sqlite:///{copy}"))
         chain = [script.revision for script in alembic.script_directory.walk_revisions()][::-1]
         before = first = schema(copy)
         changes = {}
@@ -55,11 +55,10 @@ def main(base, target):
             if any(change.values()):
                 changes[revision] = {key: value for key, value in change.items() if value}
             before = after
-    lines = ",\n".join("  %s: %s" % (json.dumps(name), json.dumps(value)) for name, value in changes.items())
-    base_lines = ",\n".join("  %s: %s" % (json.dumps(name), json.dumps(sorted(first[name]))) for name in sorted(first))
-    Path(target).write_text(
-        '{"base": "0.43.0",\n "tables": {\n%s\n },\n "changes": {\n%s\n }\n}\n' % (base_lines, lines)
-    )
+    tables = ",\n".join(f"  {json.dumps(name)}: {json.dumps(sorted(first[name]))}" for name in sorted(first))
+    steps = ",\n".join(f"  {json.dumps(revision)}: {json.dumps(change)}" for revision, change in changes.items())
+    text = f'{{"base": "0.43.0",\n "tables": {{\n{tables}\n }},\n "changes": {{\n{steps}\n }}\n}}\n'
+    Path(target).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -194,7 +194,8 @@ def _pipelines(connection: sqlite3.Connection, tables: Tables) -> list[dict[str,
         return []
     rows = connection.execute(
         "SELECT p.name, COUNT(r.id) AS runs, MAX(r.created) AS newest, r.start_time AS last_run,"
-        " r.status AS last_status FROM pipeline AS p LEFT JOIN pipeline_run AS r ON r.pipeline_id = p.id GROUP BY p.name ORDER BY p.name"
+        " r.status AS last_status FROM pipeline AS p LEFT JOIN pipeline_run AS r ON r.pipeline_id = p.id"
+        " GROUP BY p.name ORDER BY p.name"
     )  # SQLite takes the bare columns from the row that has the maximum
     return [{key: row[key] for key in ("name", "runs", "last_run", "last_status")} for row in rows]
 
