@@ -34,4 +34,4 @@ class Rule:
         return isinstance(other, Rule) and (self.column, self.limit) == (other.column, other.limit)
 
     def __repr__(self):
-        return "Rule({!r}, {!r})".format(self.column, self.limit)
+        return f"Rule({self.column!r}, {self.limit!r})"

@@ -75,8 +75,8 @@ def segment(rows: int) -> Tuple[Annotated[Segment, "segment"], Annotated[Rule, "
 def publish(found: Segment, broken: bool) -> Annotated[str, "address"]:
     """Fails when it is told to."""
     if broken:
-        raise ValueError("the page for {} cannot be published".format(found.name))
-    return "churn/{}".format(found.name)
+        raise ValueError(f"the page for {found.name} cannot be published")
+    return f"churn/{found.name}"
 
 
 @pipeline

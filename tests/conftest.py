@@ -1,0 +1,71 @@
+"""Real deployments for tests: built once by real old releases, copied for every test."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from zenml_upgrade_kit import demo, environments
+from zenml_upgrade_kit.environments import Environment
+
+
+def _sample(version: str) -> Path:
+    """The folder of a sample built with a release, kept beside the environments and shared by all test processes."""
+    content = [path.read_bytes() for path in sorted(demo.SAMPLE.rglob("*")) if path.suffix in (".py", ".txt")]
+    key = hashlib.sha256(b"\0".join(content)).hexdigest()[:12]
+    folder = environments.cache_folder().parent / "samples" / f"{version}-{key}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = folder / "done.json"
+        if not done.exists():
+            shutil.rmtree(folder / f"sample-{version}", ignore_errors=True)
+            done.write_text(json.dumps(demo.build(folder, version)), encoding="utf-8")
+    return folder / f"sample-{version}"
+
+
+@pytest.fixture
+def deployment(tmp_path: Path) -> Callable[..., Path]:
+    """``deployment("0.70.0")``: a ZenML config directory that this release filled, with ``code`` beside it.
+
+    A whole copy of its own: absolute paths in config.yaml and in the database are rewritten to it, artifacts included.
+    """
+
+    def copy(version: str = "0.70.0", name: str = "") -> Path:
+        original = _sample(version)
+        own = tmp_path / (name or f"deployment-{version}")
+        shutil.copytree(original, own)
+        config = own / "deployment" / "config.yaml"
+        config.write_text(config.read_text().replace(str(original), str(own)))
+        database = own / "deployment" / "local_stores" / "default_zen_store" / "zenml.db"
+        with closing(sqlite3.connect(database)) as connection, connection:
+            tables = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+            for table in tables:
+                for column in [row[1] for row in connection.execute(f'PRAGMA table_info("{table}")')]:
+                    connection.execute(
+                        f'UPDATE "{table}" SET "{column}" = replace("{column}", ?, ?) WHERE "{column}" LIKE ?',
+                        (str(original), str(own), f"%{original}%"),
+                    )
+        return own / "deployment"
+
+    return copy
+
+
+@pytest.fixture(scope="session")
+def environment() -> Callable[[str], Environment]:
+    """``environment("0.98.0")``: a release with the sample's libraries, on a Python that old and new ones share."""
+
+    def find(version: str) -> Environment:
+        return environments.ensure(
+            version, requirements=demo.SAMPLE / "requirements.txt", companions=("0.55.5", "0.98.0")
+        )
+
+    return find
