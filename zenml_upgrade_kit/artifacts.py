@@ -20,7 +20,7 @@ from zenml_upgrade_kit.findings import Finding, Severity, StepResult
 from zenml_upgrade_kit.runs import Step
 from zenml_upgrade_kit.stores import sqlite
 
-PROBE = Path(__file__).parent / "probes" / "load_artifacts.py"
+PROBE = "load_artifacts"
 START_UP = 300.0
 """Seconds that a probe may take beyond its artifacts: the first import of ZenML took 22 s on a loaded machine."""
 
@@ -45,7 +45,7 @@ class Loaded:
 def reload(step: Step) -> StepResult:
     """Load every artifact version in both environments and compare; nothing is written to the artifact stores."""
     rehearsal = step.run.needs("30_rehearsal")
-    source, target = environments_of(step)
+    source, target = environments.of_run(step.run)
     folder = step.work
     shutil.rmtree(folder)
     folder.mkdir()
@@ -71,12 +71,6 @@ def reload(step: Step) -> StepResult:
     return _compare(step, rows, loaded, unreachable)
 
 
-def environments_of(step: Step) -> tuple[Environment, Environment]:
-    """The source and the target environment that the preflight settled on."""
-    facts = step.run.needs("10_preflight").facts["environments"]
-    return Environment.from_json(facts["source"]), Environment.from_json(facts["target"])
-
-
 def load(
     environment: Environment,
     artifacts: Sequence[Mapping[str, Any]],
@@ -99,9 +93,10 @@ def load(
     while pending:
         wanted = [_question(row) for row in pending]
         request.write_text(json.dumps({"artifacts": wanted, "code": code and str(code), "timeout": timeout}))
-        ended = environments.run_python(
+        ended = environments.run_probe_process(
             environment,
-            ["-I", "-B", str(PROBE), str(request), str(reply)],
+            PROBE,
+            [str(request), str(reply)],
             folder=folder,
             variables={"ZENML_STORE_URL": f"sqlite:///{database}"},
             timeout=START_UP + timeout * len(pending),
@@ -115,7 +110,7 @@ def load(
             raise ProbeFailed(
                 f"artifacts cannot be loaded with ZenML {environment.version}",
                 expected="a probe that starts",
-                found=f"exit code {ended.returncode}; {ended.tail(5)}",
+                found=f"exit code {ended.returncode}; {ended.last_lines(5)}",
                 remedy=f"see the log {ended.log}",
             )
         pending = [row for row in left if row["id"] not in loaded]
@@ -150,7 +145,7 @@ def _read(reply: Path) -> tuple[str, dict[str, Loaded]]:
 def _death(ended: environments.Ended, timeout: float) -> str:
     if ended.returncode < 0:
         return f"the loading process was ended by {signal.Signals(-ended.returncode).name}"
-    if "Timeout (" in ended.tail(40):
+    if "Timeout (" in ended.last_lines(40):
         return f"did not load within {timeout:g} seconds"
     return f"the loading process ended itself with exit code {ended.returncode}"
 

@@ -6,6 +6,7 @@ import argparse
 import json
 import signal
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -162,13 +163,15 @@ def _print_run(run: Run, verdict: Verdict, results: Sequence[StepResult], page: 
 
 
 def _print_check(result: StepResult) -> None:
+    facts = result.facts
+    print(f"{facts['store']['path']}: ZenML {facts['source_version'] or 'unknown'} -> {facts['target_version']}\n")
     _print_findings(result.findings)
-    counts = {severity: sum(f.severity is severity for f in result.findings) for severity in Severity}
-    print(", ".join(f"{count} {severity.value}" for severity, count in counts.items()), end="")
-    missing = [row for row in result.facts.get("checks", ()) if row["outcome"] == "not_checked"]
-    print(f", {len(missing)} not checked")
-    for row in missing:
-        print(f"? not checked {row['id']} {row['title']}: {row['reason']}")
+    for sentence in result.not_checked:
+        print(f"? not checked: {sentence}")
+    outcomes = Counter(row["outcome"].replace("_", " ") for row in facts["checks"])
+    severities = Counter(finding.severity.value for finding in result.findings)
+    print(f"{len(facts['checks'])} checks: {', '.join(f'{count} {name}' for name, count in outcomes.items())}")
+    print(f"findings: {', '.join(f'{severities[one.value]} {one.value}' for one in Severity)}")
 
 
 def _print_findings(findings: Sequence[Finding]) -> None:

@@ -23,7 +23,7 @@ from zenml_upgrade_kit.plan import SmokeRun
 from zenml_upgrade_kit.runs import Step
 from zenml_upgrade_kit.stores import sqlite
 
-PROBE = Path(__file__).parent / "probes" / "run_pipeline.py"
+PROBE = "run_pipeline"
 DONE = {"completed", "cached"}
 
 
@@ -46,7 +46,7 @@ def run(step: Step) -> StepResult:
     step.work.mkdir()
     database = shutil.copy2(rehearsal.facts["copy"], step.work / "zenml.db")
     _forget_cache(database)
-    _, target = artifacts.environments_of(step)
+    _, target = environments.of_run(step.run)
     earlier = _runs(database)
     values = _values(step)
     reports, findings, not_compared = [], [], []
@@ -97,7 +97,7 @@ def _carry_out(
     ended, error = _start(smoke, target, code, database, storage, folder)
     seconds = time.monotonic() - began
     new = [row for row in _runs(database) if row["id"] not in known][::-1]
-    log_tail = ended.tail(40)
+    log_tail = ended.last_lines(40)
     if not new:
         latest = next((row for row in earlier if row["pipeline"] == smoke.target.partition(":")[2]), None)
         yield {
@@ -146,12 +146,8 @@ def _start(
         return ended, "" if ended.returncode == 0 else f"exit code {ended.returncode}"
     request, reply = folder / "request.json", folder / "reply.json"
     request.write_text(json.dumps({"target": smoke.target, "parameters": smoke.parameters, "code": str(code)}))
-    ended = environments.run_python(
-        target,
-        ["-I", str(PROBE), str(request), str(reply)],
-        folder=folder,
-        variables=variables,
-        timeout=smoke.timeout,
+    ended = environments.run_probe_process(
+        target, PROBE, [str(request), str(reply)], folder=folder, variables=variables, timeout=smoke.timeout
     )
     if ended.timed_out:
         return ended, f"did not end within {smoke.timeout:g} seconds"

@@ -69,6 +69,7 @@ def carry_out(run: Run, step: str, parameters: Mapping[str, Any] | None = None) 
 
     A notebook that could not do its work leaves a result with status ``error``.
     """
+    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
     archived = run.folder / "notebooks" / f"{step}.ipynb"
@@ -79,6 +80,8 @@ def carry_out(run: Run, step: str, parameters: Mapping[str, Any] | None = None) 
     except PapermillExecutionError as raised:
         if raised.ename != StepFailed.__name__:
             error = str(raised.evalue) or raised.ename
+    except DeadKernelError:
+        error = "the notebook's process was ended from outside, perhaps for want of memory"
     finally:
         if executed.exists():
             text = json.dumps(run.redactor.json(json.loads(executed.read_text(encoding="utf-8"))), indent=1)
