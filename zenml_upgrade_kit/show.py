@@ -8,6 +8,7 @@ dark themes alike, and a glyph and a word always say the same.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -66,14 +67,17 @@ def table(
     numbers = [columns[key] for key in columns if {_is_number(row.get(key)) for row in listed} - {None} == {True}]
     cells = [[_text_of(row.get(key)) for key in columns] for row in listed]
     marks = [heading for heading in headings if heading in MARKED]
-    styles = [{"selector": selector, "props": props} for selector, props in _CELLS]
-    for number, column in enumerate(zip(headings, *cells, strict=True)):
-        if column[0] in numbers:
+    numbers += [heading for heading in headings if heading == "Time"]
+    styles, long = [{"selector": selector, "props": props} for selector, props in _CELLS], []
+    for number, (heading, *column) in enumerate(zip(headings, *cells, strict=True)):
+        if heading in numbers:
             styles.append({"selector": f".col{number}", "props": "text-align:right"})
         elif len(max(column, key=len)) > 24:
             styles.append({"selector": f".col{number}", "props": "white-space:normal;min-width:11em"})
+            long.append(heading)
     styler = pandas.DataFrame(cells, columns=headings, dtype=object).style.set_table_styles(styles)
-    styler = styler.format(escape="html").format(_chip, subset=marks).format_index(escape="html", axis="columns")
+    styler = styler.format(escape="html").format(_breakable, subset=long).format(_chip, subset=marks)
+    styler = styler.format_index(escape="html", axis="columns")
     styler = styler.hide(axis="index").set_caption(escape(caption)).set_uuid(_stable_id(caption, headings, cells))
     label = escape(caption or ", ".join(headings), quote=True)
     html = f'<div style="overflow-x:auto;margin:.6em 0" role="region" tabindex="0" aria-label="{label}">'
@@ -314,7 +318,9 @@ def decision(result: StepResult) -> Shown:
     """The verdict with its reasons, and what each step contributed."""
     facts = result.facts
     shown = (
-        _listed("Why", facts.get("reasons") or []) if facts.get("reasons") else sentence("Nothing speaks against it.")
+        _listed("Reasons", facts.get("reasons") or [])
+        if facts.get("reasons")
+        else sentence("Nothing speaks against it.")
     )
     rows = [
         {**row, "step": words.title(str(row.get("step"))), "seconds": words.duration(row.get("seconds"))}
@@ -353,6 +359,11 @@ def _listed(heading: str, lines: Sequence[Any]) -> Shown:
 def _is_number(value: Any) -> bool | None:
     """None for a missing value, which fits both kinds of column."""
     return None if value is None else isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _breakable(text: str) -> str:
+    """Escaped text that may go on in the next line after the dots of a dotted name."""
+    return re.sub(r"(?<=[A-Za-z_])\.(?=[A-Za-z_])", ".<wbr>", escape(text))
 
 
 def _chip(word: str) -> str:
