@@ -24,7 +24,7 @@ from typing import Any
 from packaging.utils import canonicalize_name
 
 from zenml_upgrade_kit import pythons, recipes, redact, releases
-from zenml_upgrade_kit.errors import EnvironmentFailed, ProbeFailed
+from zenml_upgrade_kit.errors import EnvironmentFailed, ProbeFailed, RunUnusable
 from zenml_upgrade_kit.plan import Plan
 from zenml_upgrade_kit.recipes import Wanted
 from zenml_upgrade_kit.releases import Release
@@ -124,7 +124,14 @@ def pair(
 
 def of_run(run: Run) -> tuple[Environment, Environment]:
     """The environments, source and target, that the preflight of a run found."""
-    found = run.needs("10_preflight").facts["environments"]
+    found = run.needs("10_preflight").facts.get("environments")
+    if not found:
+        raise RunUnusable(
+            "this step needs the environments of both releases",
+            expected="a preflight that made them",
+            found="a preflight that blocks the upgrade",
+            remedy="do what its findings say, then start a new run",
+        )
     return Environment.from_json(found["source"]), Environment.from_json(found["target"])
 
 

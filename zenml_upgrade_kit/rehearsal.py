@@ -1,0 +1,182 @@
+"""Lets the target release migrate a copy of the backup, and compares the tables before and after.
+
+Findings of this module: DC101 the database has several workspaces, RH901 the migration failed, RH902 a table lost rows
+and no change of the crossed releases explains it, RH904 what crossed releases drop by design. Whether the source itself
+changed meanwhile is the decision's question (OP805).
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from zenml_upgrade_kit import environments, releases
+from zenml_upgrade_kit.backup import Backup, open_backup
+from zenml_upgrade_kit.findings import Finding, Severity, StepResult
+from zenml_upgrade_kit.releases import crosses
+from zenml_upgrade_kit.runs import Step
+from zenml_upgrade_kit.stores import sqlite
+
+PATIENCE = 6 * 3600.0
+"""Seconds that a migration may take; 1.9 million rows took six minutes (SQLite, 0.70.0 to 0.98.0)."""
+
+SEVERAL_WORKSPACES = "3b1776345020"
+"""The revision of 0.80.0 that refuses a database with more than one workspace."""
+
+RENAMED = (
+    ("0.51.0", "artifact", "artifact_version"),
+    ("0.57.0rc1", "identity", "server_settings"),
+    ("0.80.0", "workspace", "project"),
+    ("0.90.0rc0", "pipeline_deployment", "pipeline_snapshot"),
+)
+"""Release, name before and name after; the rows are the same. 0.51.0 also makes a new ``artifact``, for the names."""
+
+EXPLAINED = (
+    ("0.50.0", ("stack", "stack_component", "stack_composition"), "a new, empty default stack is added"),
+    ("0.50.0", ("model_versions_artifacts", "model_versions_runs"), "links that lead nowhere are dropped"),
+    ("0.51.0", ("artifact",), "one row for each name; the versions are in artifact_version"),
+    ("0.53.0", ("stack_component", "stack_composition"), "secrets managers are removed"),
+    ("0.63.0", ("pipeline",), "versions of one pipeline become one"),
+    ("0.71.0", ("run_metadata_resource",), "one row for each piece of metadata"),
+    ("0.83.1", ("step_configuration",), "filled from the configurations of the deployments"),
+    ("0.91.0", ("stack_component", "stack_composition"), "a default deployer is added"),
+    ("0.93.3", ("logs",), "entries without a run or a step are deleted"),
+    ("0.94.0rc0", ("trigger", "trigger_execution"), "triggers of the old kind are deleted; the name has a new meaning"),
+)
+"""Release, tables and why their number of rows changes; measured, see the kit's notes on ZenML."""
+
+DROPPED = (
+    (
+        "0.50.0",
+        ("role", "role_permission", "team", "team_assignment", "team_role_assignment", "user_role_assignment"),
+        "teams and roles are gone",
+    ),
+    ("0.94.0rc0", ("event_source", "action"), "triggers of the old kind are gone"),
+    (
+        "0.97.0",
+        (
+            *("resource_pool", "resource_pool_allocation", "resource_pool_queue", "resource_pool_resource"),
+            *("resource_pool_subject_policy", "resource_pool_subject_policy_resource"),
+            *("resource_request", "resource_request_resource"),
+        ),
+        "resource pools are gone",
+    ),
+)
+"""Release, tables that it drops with their rows, and why."""
+
+
+def rehearse(step: Step) -> StepResult:
+    """Migrate a copy of the backup with the target release; only the copy is ever opened by it.
+
+    facts: ``copy``, ``zenml``, ``seconds``, ``revision_before``, ``revision_after``, ``revisions`` (how many ran),
+    ``tables`` (``table``, ``before``, ``after``, ``note``; None where there is no such table), ``log``, ``log_tail``,
+    ``source_unchanged``.
+    """
+    start = step.run.needs("00_start").facts
+    _, target = environments.of_run(step.run)
+    backup = open_backup(step.run.work / "20_backup")
+    stamp = releases.get(target.version).stamp
+    shutil.rmtree(step.work)
+    copy = Path(shutil.copy2(backup.database, step.work / "zenml.db"))
+    variables = {"ZENML_STORE_URL": f"sqlite:///{copy}"}
+    if crosses("0.43.0", stamp, "0.55.1"):  # earlier ones make no backup, and refuse a setting they do not know
+        variables["ZENML_STORE_BACKUP_STRATEGY"] = "disabled"
+    reply = environments.run_probe(target, "migrate", {}, folder=step.work, variables=variables, timeout=PATIENCE)
+    before, counted_before = _look(backup.database)
+    after, counted_after = _look(copy)
+    tables = list(_compare(before, stamp, counted_before, counted_after)) if reply["ok"] else []
+    log = step.work / "migrate.log"
+    facts = {
+        "copy": str(copy),
+        "zenml": reply["zenml"],
+        "seconds": round(reply["seconds"], 3),
+        "revision_before": before,
+        "revision_after": after,
+        "revisions": len(releases.pending(before, after)),
+        "tables": tables,
+        "log": str(log),
+        "log_tail": "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-60:]),
+        "source_unchanged": sqlite.digest(Path(start["store"]["path"])) == start["source_sha256"],
+    }
+    findings = list(_losses(tables)) if after == stamp and reply["ok"] else [_failed(reply, backup, after, stamp, log)]
+    return step.result(findings, facts)
+
+
+def _look(database: Path) -> tuple[str, dict[str, int]]:
+    """Revision and rows per table."""
+    with closing(sqlite.connect(database)) as connection:
+        return ", ".join(sqlite.stamps(connection)), sqlite.counts(connection)
+
+
+def _failed(reply: Mapping[str, Any], backup: Backup, reached: str, stamp: str, log: Path) -> Finding:
+    """Why the migration stopped, and at which revision."""
+    pending = releases.pending(reached, stamp)
+    if pending and pending[0] == SEVERAL_WORKSPACES:
+        with closing(sqlite.connect(backup.database)) as connection:
+            names = [str(row[0]) for row in connection.execute("SELECT name FROM workspace ORDER BY name")]
+        return Finding(
+            id="DC101",
+            severity=Severity.BLOCK,
+            subject="workspace",
+            message=f"0.80.0 refuses a database with {len(names)} workspaces: {', '.join(names)}.",
+            remedy="Export what is needed, delete all workspaces but one, or keep one ZenML server per workspace.",
+            data={"workspaces": names, "revision": SEVERAL_WORKSPACES},
+        )
+    error = reply.get("error") or {"type": "no error", "message": f"the database is at {reached}, not at {stamp}"}
+    release = releases.for_stamp(pending[0]) if pending else None
+    where = f" at revision {pending[0]} (of {release.version})" if release else ""
+    line = next(iter(error["message"].splitlines()), "")
+    return Finding(
+        id="RH901",
+        severity=Severity.BLOCK,
+        subject=f"alembic_version {reached}",
+        message=f"The migration stopped{where} with {error['type']}: {line[:600]}",
+        remedy=f"Read the log, {log}. Put the cause right in the old release, or report it to ZenML; then start again.",
+        data={"reached": reached, "stopped_at": pending[0] if pending else "", "error": error},
+    )
+
+
+def _compare(source: str, target: str, before: Mapping[str, int], after: Mapping[str, int]) -> Iterator[dict[str, Any]]:
+    """One row for each table, renamed ones under their new name, with a note where a crossed release explains it."""
+    left = dict(before)
+    for table, rows in sorted(after.items()):
+        notes = [why for release, tables, why in EXPLAINED if table in tables and crosses(source, target, release)]
+        for release, old, new in RENAMED:
+            if new == table and new not in before and old in left and crosses(source, target, release):
+                left[table] = left.pop(old)
+                notes.insert(0, f"was {old} before {release.replace('rc0', '').replace('rc1', '')}")
+        if table == "flavor":
+            notes.append("built-in flavors are written anew; yours stay")
+        yield {"table": table, "before": left.pop(table, None), "after": rows, "note": "; ".join(notes)}
+    for table, rows in sorted(left.items()):
+        notes = [why for release, tables, why in DROPPED if table in tables and crosses(source, target, release)]
+        yield {"table": table, "before": rows, "after": None, "note": "; ".join(notes)}
+
+
+def _losses(tables: list[dict[str, Any]]) -> Iterator[Finding]:
+    """Rows that are gone: without a reason they block."""
+    gone = [row for row in tables if row["before"] and row["before"] > (row["after"] or 0)]
+    for row in gone:
+        if not row["note"]:
+            yield Finding(
+                id="RH902",
+                severity=Severity.BLOCK,
+                subject=row["table"],
+                message=f"{row['table']} had {row['before']} rows and has {row['after'] or 0} after the migration; "
+                "no change of the releases in between explains it.",
+                remedy="Compare the backup with the migrated copy, and do not upgrade before the rows are accounted for.",
+                data={"before": row["before"], "after": row["after"]},
+            )
+    dropped = {row["table"]: row["before"] for row in gone if row["after"] is None and row["note"]}
+    if dropped:
+        yield Finding(
+            id="RH904",
+            severity=Severity.INFO,
+            subject=", ".join(dropped),
+            message=f"{sum(dropped.values())} rows are in tables that the releases in between drop by design.",
+            remedy="Export them from the backup if you still need them.",
+            data=dropped,
+        )
