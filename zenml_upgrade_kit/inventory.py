@@ -14,6 +14,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,7 @@ def artifacts(connection: sqlite3.Connection, local_stores: Path) -> list[dict[s
     """
     tables = sqlite.tables(connection)
     stores = _artifact_stores(connection, tables, local_stores)
+    source_of = cache(_source)  # few different texts in many rows
     if "artifact_version" in tables:
         source = "artifact_version AS v LEFT JOIN artifact AS a ON a.id = v.artifact_id"
         name, version = "a.name", "v.version"
@@ -104,8 +106,8 @@ def artifacts(connection: sqlite3.Connection, local_stores: Path) -> list[dict[s
             **dict(row),
             "id": dashed(row["id"]),
             "version": str(row["version"] if row["version"] is not None else ""),
-            "data_type": _source(row["data_type"]),
-            "materializer": _source(row["materializer"]),
+            "data_type": source_of(row["data_type"]),
+            "materializer": source_of(row["materializer"]),
             "store_id": dashed(row["store_id"]),
             **stores.get(row["store_id"], {"store_flavor": None, "store_root": None}),
         }

@@ -165,7 +165,7 @@ def fingerprints(connection: sqlite3.Connection) -> dict[str, str]:
 
 
 def _order(connection: sqlite3.Connection, name: str, columns: list[str]) -> tuple[list[str], str]:
-    keys = {row["pk"]: row["name"] for row in connection.execute(f"PRAGMA table_info({quoted(name)})") if row["pk"]}
+    keys = {row[5]: row[1] for row in connection.execute(f"PRAGMA table_info({quoted(name)})") if row[5]}
     return columns, ", ".join(map(quoted, [keys[place] for place in sorted(keys)] or columns))
 
 

@@ -1,0 +1,173 @@
+"""The inventory: what a real store holds, the same at every revision on the way to the target."""
+
+import sqlite3
+import subprocess
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zenml_upgrade_kit import inventory, releases
+from zenml_upgrade_kit.environments import Environment
+from zenml_upgrade_kit.stores import Store, locate, sqlite
+
+Deployment = Callable[..., Path]
+
+
+def rows_of(store: Store) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    with closing(sqlite.connect(store.path)) as connection:
+        return inventory.artifacts(connection, store.local_stores), inventory.runs(connection)
+
+
+@pytest.fixture(params=["0.55.5", "0.70.0"])
+def version(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_a_real_store_is_told(deployment: Deployment, version: str) -> None:
+    store = locate(str(deployment(version)))
+    digest = sqlite.digest(store.path)
+    held = inventory.take(store)
+    assert held["stamps"] == [version]
+    assert held["source_version"] == version
+    assert held["database_bytes"] == store.path.stat().st_size
+    assert held["runs_by_status"]["failed"] == 1
+    assert sum(held["runs_by_status"].values()) == held["tables"]["pipeline_run"]
+    assert sum(pipeline["runs"] for pipeline in held["pipelines"]) == held["tables"]["pipeline_run"]
+    assert sum(row["count"] for row in held["artifacts_by_type"]) == held["tables"]["artifact_version"]
+    assert "builtins.int" in {row["type"] for row in held["artifacts_by_type"]}
+    assert {"type": "artifact_store", "flavor": "local", "name": "default"} in held["stacks"][0]["components"]
+    assert held["users"] == ["default"]
+    assert {"numpy", "pandas", "scikit-learn"} <= set(held["libraries"])
+    assert all(version[0].isdigit() for version in held["libraries"].values())
+    assert sum(held["python_versions"].values()) <= held["tables"]["pipeline_run"]
+    assert all(version.startswith("3.") for version in held["python_versions"])
+    assert list(held["zenml_versions"]) == [version]
+    assert sqlite.digest(store.path) == digest
+
+
+def test_every_artifact_version_is_where_its_store_says(deployment: Deployment, version: str) -> None:
+    rows, _ = rows_of(locate(str(deployment(version))))
+    assert rows
+    for row in rows:
+        assert Path(row["uri"]).is_dir()
+        assert row["store_flavor"] == "local"
+        assert Path(row["uri"]).is_relative_to(row["store_root"])
+        assert {"module", "attribute", "type"} <= row["data_type"].keys() & row["materializer"].keys()
+        assert len(row["id"]) == 36
+        assert row["version"]
+
+
+def test_runs_come_newest_first_with_their_steps_and_outputs(deployment: Deployment, version: str) -> None:
+    store = locate(str(deployment(version)))
+    known = {row["id"] for row in rows_of(store)[0]}
+    _, runs = rows_of(store)
+    assert [run["start_time"] for run in runs] == sorted((run["start_time"] for run in runs), reverse=True)
+    outputs = [output for run in runs for step in run["steps"] for output in step["outputs"]]
+    assert outputs
+    assert {output["artifact_version_id"] for output in outputs} <= known
+    statuses = {step["status"] for run in runs for step in run["steps"]}
+    assert {"completed", "cached", "failed"} <= statuses
+    ids = {step["id"] for run in runs for step in run["steps"]}
+    cached = [step for run in runs for step in run["steps"] if step["status"] == "cached"]
+    assert {step["original_step_run_id"] for step in cached} <= ids
+
+
+def test_runs_of_one_pipeline_can_be_limited(deployment: Deployment) -> None:
+    store = locate(str(deployment("0.70.0")))
+    _, runs = rows_of(store)
+    name = runs[-1]["pipeline"]
+    with closing(sqlite.connect(store.path)) as connection:
+        assert inventory.runs(connection, pipeline=name) == [run for run in runs if run["pipeline"] == name]
+        assert inventory.runs(connection, limit=1) == runs[:1]
+        assert inventory.runs(connection, pipeline="no such pipeline") == []
+
+
+def test_the_inventory_is_the_same_at_every_revision(
+    deployment: Deployment, environment: Callable[[str], Environment], tmp_path: Path
+) -> None:
+    """The newest ZenML migrates a store of 0.43.0 one revision at a time; we read all of them."""
+    store = locate(str(deployment("0.43.0")))
+    (tmp_path / "kept").mkdir()
+    script = Path(__file__).parent / "make_schemas.py"
+    command = [environment("0.98.0").python, script, store.path, tmp_path / "schemas.json", tmp_path / "kept"]
+    subprocess.run([*map(str, command)], check=True, capture_output=True, cwd=tmp_path)
+    shipped = Path(inventory.__file__).parent / "data" / "schemas.json"
+    assert (tmp_path / "schemas.json").read_text() == shipped.read_text()
+
+    keys = ("runs_by_status", "pipelines", "artifacts_by_type", "users", "schedules", "libraries", "python_versions")
+    before: Any = None
+    copies = list((tmp_path / "kept").iterdir())
+    assert len(copies) > 200
+    for path in copies:
+        copy = Store(engine="sqlite", path=path, config_yaml=None, local_stores=store.local_stores)
+        held = inventory.take(copy)
+        artifacts, runs = rows_of(copy)
+        told = {**{key: held[key] for key in keys}, "runs": runs}
+        told["artifacts"] = [{key: value for key, value in row.items() if key != "version"} for row in artifacts]
+        assert held["stamps"] == [path.stem]
+        assert before is None or told == before, path.stem
+        assert {row["version"] for row in artifacts} <= {"", "UNVERSIONED"}
+        assert releases.get(held["source_version"])
+        before = told
+
+
+def test_a_library_without_a_recorded_version_is_still_named(deployment: Deployment) -> None:
+    """Stores written on Python 3.10 have ``type: unknown`` and no version."""
+    store = locate(str(deployment("0.70.0")))
+    with closing(sqlite3.connect(store.path)) as connection, connection:
+        connection.execute(
+            'UPDATE artifact_version SET data_type = \'{"module": "sklearn.svm", "attribute": "SVC", "type": "unknown"}\''
+            " WHERE data_type LIKE '%scikit-learn%'"
+        )
+        connection.execute(
+            'UPDATE artifact_version SET data_type = \'{"module": "uuid", "attribute": "UUID", "type": "unknown"}\''
+            " WHERE data_type LIKE '%\"int\"%'"
+        )
+    libraries = inventory.take(store)["libraries"]
+    assert libraries["sklearn"] == ""
+    assert "uuid" not in libraries
+    assert "scikit-learn" not in libraries
+
+
+def test_the_newest_recorded_version_of_a_library_counts(deployment: Deployment) -> None:
+    store = locate(str(deployment("0.70.0")))
+    with closing(sqlite3.connect(store.path)) as connection, connection:
+        row = connection.execute("SELECT id FROM artifact_version WHERE data_type LIKE '%pandas%' LIMIT 1").fetchone()
+        connection.execute(
+            "UPDATE artifact_version SET created = '2030-01-01 00:00:00', data_type ="
+            ' \'{"module": "pandas.core.frame", "attribute": "DataFrame", "type": "distribution_package",'
+            ' "package_name": "pandas", "version": "9.9"}\' WHERE id = ?',
+            row,
+        )
+    assert inventory.take(store)["libraries"]["pandas"] == "9.9"
+
+
+@pytest.mark.parametrize(
+    ("stamp", "recorded", "expected"),
+    [
+        ("0.70.0", ["0.70.0"], "0.70.0"),
+        ("0.43.0", [], "0.43.0"),
+        ("0.43.0", ["0.43.0", "0.43.1"], "0.43.1"),
+        ("0.43.0", ["0.42.0"], "0.43.0"),
+        ("c7d4e8a2b5f1", [], "0.98.0"),
+        ("0.99.0", [], "0.99.0"),
+    ],
+)
+def test_the_release_is_read_from_the_stamp_and_from_runs_where_two_share_it(
+    stamp: str, recorded: list[str], expected: str
+) -> None:
+    assert inventory.source_version(stamp, recorded) == expected
+
+
+def test_no_secret_is_in_the_inventory(deployment: Deployment) -> None:
+    store = locate(str(deployment("0.70.0")))
+    with closing(sqlite3.connect(store.path)) as connection, connection:
+        connection.execute("UPDATE user SET password = 'c4nary', activation_token = 'c4nary'")
+        connection.execute(
+            "UPDATE stack_component SET configuration = ? WHERE type = 'artifact_store'",
+            ("eyJwYXRoIjogIiIsICJrZXkiOiAiYzRuYXJ5In0=",),  # {"path": "", "key": "c4nary"}
+        )
+    assert "c4nary" not in repr((inventory.take(store), rows_of(store)))
