@@ -33,8 +33,7 @@ def main(reply):
         answer["zenml"] = zenml.__version__
         show_revisions()
         started = time.monotonic()
-        GlobalConfiguration().zen_store
-        answer["ok"] = True
+        answer["ok"] = GlobalConfiguration().zen_store is not None
     except BaseException as error:  # SystemExit too: the reply must say what happened
         answer["error"] = {
             "type": type(error).__name__,
