@@ -20,9 +20,13 @@ from zenml_upgrade_kit.runs import REHEARSAL, Run, write_whole
 
 TEMPLATES = Path(__file__).parent / "templates"
 MOST_IN_SUMMARY = 20
+MOST_REASONS = 10
 _ACTIVE = re.compile(
-    r"(?i)<(script|iframe|object|embed|link|meta|base|form)\b|\bon[a-z]+\s*=|\b(src|srcset)\s*=\s*[\"']?(?!data:)"
+    r"(?i)<(script|iframe|object|embed|link|meta|base|form|style[^>]*>[^<]*(@import|url\())"
+    r"|<[^>]*\b(on[a-z]+\s*=|(src|srcset|poster|background)\s*=\s*(?![\s\"']*data:))"
 )
+"""Parts of HTML that run or load something."""
+
 _EXPLANATIONS = {
     "GO": "The rehearsal found nothing that speaks against the upgrade.",
     "GO_WITH_WARNINGS": "The upgrade works on a copy; somebody should read the warnings first.",
@@ -82,12 +86,19 @@ def _steps(results: Iterable[StepResult]) -> dict[str, StepResult | None]:
     return {step: done.get(step) for step in sorted({*REHEARSAL, *done})}
 
 
+def _told(results: Iterable[StepResult]) -> list[StepResult]:
+    """The results without the decision's, which says again what the other steps found; its reasons are on top."""
+    return [result for result in results if result.step != REHEARSAL[-1]]
+
+
 def _verdict(run: Run) -> tuple[str, list[str]]:
     """``verdict.json`` as word and reasons; the word is ``unfinished`` while there is none."""
     try:
         value = json.loads((run.folder / "verdict.json").read_text(encoding="utf-8"))
-        return Verdict(value["verdict"]).value, [str(reason) for reason in value.get("reasons", ())]
-    except (OSError, ValueError, KeyError, TypeError):
+        reasons = [words.plain(reason) for reason in value.get("reasons", ())]
+        more = [f"… and {words.count(len(reasons) - MOST_REASONS, 'more reason')}"] if reasons[MOST_REASONS:] else []
+        return Verdict(value["verdict"]).value, reasons[:MOST_REASONS] + more
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return "unfinished", []
 
 
@@ -112,7 +123,7 @@ def _render(template: str, context: Mapping[str, Any]) -> str:
 def _run_page(run: Run, results: list[StepResult]) -> dict[str, Any]:
     """What ``run.html.j2`` shows."""
     verdict, reasons = _verdict(run)
-    found = [(result, finding) for result in results for finding in result.findings]
+    found = [(result, finding) for result in _told(results) for finding in result.findings]
     groups = [(severity, [pair for pair in found if pair[1].severity is severity]) for severity in Severity]
     return {
         "upgrade": _upgrade(run),
@@ -139,7 +150,9 @@ def _run_page(run: Run, results: list[StepResult]) -> dict[str, Any]:
             if pairs
         ],
         "missing": [
-            f"{words.title(result.step)}: {words.plain(line)}" for result in results for line in result.not_checked
+            f"{words.title(result.step)}: {words.plain(line)}"
+            for result in _told(results)
+            for line in result.not_checked
         ],
         "files": [
             path.relative_to(run.folder).as_posix()
@@ -231,17 +244,18 @@ def _write_notebooks(run: Run, results: list[StepResult]) -> None:
 
 
 def _still(notebook: Any) -> Any:
-    """The notebook without widgets, and with the text twin in place of HTML that has active parts."""
+    """The notebook without widgets; HTML with active parts gives way to its text twin, or is shown as text."""
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
-        outputs = [output for output in cell.get("outputs", ()) if not _is_widget(output)]
-        for output in outputs:
-            data = output.get("data", {})
-            data.pop("application/javascript", None)
-            if _ACTIVE.search(data.get("text/html", "")):
-                del data["text/html"]
+        if cell.cell_type == "markdown" and _ACTIVE.search(cell.source):
+            cell.source = cell.source.replace("<", "&lt;")
         if cell.cell_type == "code":
-            cell.outputs = outputs
+            cell.outputs = [output for output in cell.outputs if not _is_widget(output)]
+        for output in cell.get("outputs", ()):
+            data = output.get("data", {})
+            for kind in ("text/html", "text/markdown", "image/svg+xml", "application/javascript"):
+                if kind == "application/javascript" or _ACTIVE.search(data.get(kind, "")):
+                    data.pop(kind, None)
     return notebook
 
 
@@ -265,7 +279,7 @@ def _run_markdown(run: Run, results: list[StepResult]) -> str:
         for result in results
         if result.facts.get("error")
     ]
-    return "\n".join([*lines, "", *errors, *([""] if errors else []), *_findings_markdown(results)]) + "\n"
+    return "\n".join([*lines, "", *errors, *([""] if errors else []), *_findings_markdown(_told(results))]) + "\n"
 
 
 def _findings_markdown(results: Iterable[StepResult]) -> list[str]:
@@ -323,7 +337,7 @@ def _xml(name: str, steps: Mapping[str, StepResult | None]) -> str:
                 text,
                 kind=finding.severity.value,
             )
-        for line in result.not_checked:
+        for line in result.not_checked if step != REHEARSAL[-1] else ():
             _inside(_case(suite, step, line), "skipped", "not checked")
     for element in [*root, root]:
         for attribute, tag in {

@@ -171,6 +171,7 @@ def inventory(result: StepResult) -> Shown:
         "Runs": ", ".join(f"{number:,} {status}" for status, number in sorted(runs.items())) or "none",
         "Users": ", ".join(map(_text_of, held.get("users") or [])),
         "Schedules": len(held.get("schedules") or []),
+        "ZenML versions recorded": [f"{release} ({n})" for release, n in (held.get("zenml_versions") or {}).items()],
         "Python versions recorded": [f"{python} ({n})" for python, n in (held.get("python_versions") or {}).items()],
         "Libraries recorded": held.get("libraries"),
     }
@@ -232,13 +233,20 @@ def environments(result: StepResult) -> Shown:
 
 def backup(result: StepResult) -> Shown:
     """What was copied where, and how the copy was proven to be whole."""
-    facts = result.facts
-    manifest = {key: value for key, value in (facts.get("manifest") or {}).items() if key not in {"tables", "counts"}}
-    proofs = facts.get("verified") or {}
-    shown = pairs(
-        {"Folder": facts.get("folder"), **{_heading(key): value for key, value in manifest.items()}}, "The backup"
-    )
-    return shown + pairs({_heading(key): value for key, value in proofs.items()}, "How it was proven")
+    held = result.facts
+    manifest = held.get("manifest") or {}
+    files = [manifest[key] for key in ("database", "config_yaml") if manifest.get(key)]
+    files = [{**file, "bytes": words.size(file.get("bytes"))} for file in files]
+    columns = {"file": "File", "bytes": "Size", "sha256": "SHA-256", "restore_to": "Goes back to"}
+    summary = {
+        "Folder": held.get("folder"),
+        "Release stamp": manifest.get("stamp"),
+        "Begun": _time(manifest.get("started")),
+        "Finished": _time(manifest.get("finished")),
+        **{_heading(key): value for key, value in (held.get("verified") or {}).items()},
+    }
+    shown = pairs(summary, "The backup") + table(files, columns, "Files", empty="none")
+    return shown + _listed("Not part of this backup", held["not_included"]) if held.get("not_included") else shown
 
 
 def migration(result: StepResult) -> Shown:
@@ -285,7 +293,7 @@ def artifacts(result: StepResult) -> Shown:
     counts = result.facts.get("counts") or {}
     line = ", ".join(f"{number:,} {words.mark(word)}" for word, number in counts.items() if number)
     shown = sentence(f"{words.count(len(rows), 'artifact version')}: {line or 'none'}.")
-    return shown + _interesting_first(rows, columns, "Artifacts", quiet={"same"}, what="artifact version")
+    return shown + _interesting_first(rows, columns, "Artifacts", quiet={"same", "loads"}, what="artifact version")
 
 
 def smoke_runs(result: StepResult) -> Shown:
@@ -310,6 +318,8 @@ def smoke_runs(result: StepResult) -> Shown:
             empty="none",
         )
         content = steps + outputs + log(run.get("log_tail") or "")
+        if run.get("error"):
+            content = sentence(f"Error: {run['error']}") + content
         shown += folded(f"{words.mark(str(run.get('outcome')))} · {run.get('name')}: steps, outputs and log", content)
     return shown
 
@@ -331,9 +341,13 @@ def decision(result: StepResult) -> Shown:
 
 
 def facts(result: StepResult, caption: str = "What was done") -> Shown:
-    """All plain values among the step's facts, for steps without a table of their own."""
-    values = {_heading(key): value for key, value in result.facts.items() if key != "not_checked"}
-    return pairs(values, caption)
+    """All of a step's facts, for steps without tables of their own: values in a table, lists below it."""
+    values = {_heading(key): value for key, value in result.facts.items() if key != "not_checked" and value}
+    lists = {heading: value for heading, value in values.items() if isinstance(value, (list, tuple))}
+    shown = pairs({heading: value for heading, value in values.items() if heading not in lists}, caption)
+    for heading, lines in lists.items():
+        shown += _listed(heading, [_text_of(line) for line in lines])
+    return shown
 
 
 def _interesting_first(
@@ -349,11 +363,15 @@ def _interesting_first(
     return shown
 
 
-def _listed(heading: str, lines: Sequence[Any]) -> Shown:
+def _listed(heading: str, lines: Sequence[Any], most: int = 20) -> Shown:
+    """A list of sentences; a long one is folded after its beginning."""
     items = [words.plain(line) for line in lines]
-    html = "".join(f"<li>{escape(item)}</li>" for item in items)
-    style = "overflow-wrap:anywhere"
-    return Shown(f"<p><b>{escape(heading)}</b></p><ul style='{style}'>{html}</ul>", "\n  - ".join([heading, *items]))
+    html = "".join(f"<li>{escape(item)}</li>" for item in items[:most])
+    title = f"<p><b>{escape(heading)}</b></p>" if heading else ""
+    shown = Shown(f'{title}<ul style="overflow-wrap:anywhere">{html}</ul>', "\n  - ".join([heading, *items[:most]]))
+    return (
+        shown + folded(f"{len(items) - most:,} more", _listed("", items[most:], len(items))) if items[most:] else shown
+    )
 
 
 def _is_number(value: Any) -> bool | None:

@@ -8,11 +8,11 @@ from datetime import datetime, timezone
 from typing import Any
 
 _MARKS = {
-    "good": ("✓", "GO", "pass", "passed", "same", "completed", "cached"),
+    "good": ("✓", "GO", "pass", "passed", "same", "loads", "completed", "cached"),
     "warn": ("!", "GO_WITH_WARNINGS", "warn", "different"),
-    "bad": ("✗", "NO_GO", "block", "fails", "failed"),
+    "bad": ("✗", "NO_GO", "block", "fails", "failed", "no run"),
     "broken": ("×", "error"),
-    "dim": ("?", "not_checked", "not_applicable", "unfinished"),
+    "dim": ("?", "not_checked", "not_applicable", "missing", "unfinished"),
     "info": ("i", "info"),
 }
 COLOURS = {

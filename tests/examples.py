@@ -1,0 +1,104 @@
+"""Results as steps leave them, full of names that nobody vetted."""
+
+from zenml_upgrade_kit.findings import Finding, Severity, Status, StepResult
+
+EVIL = "<script>alert(1)</script> | `x` \x1b[31mred\x1b[0m \x00 <img src=http://evil.example/a onerror=alert(2)>"
+STARTED = "2026-11-23T01:02:03+00:00"
+
+
+def finding(severity: Severity = Severity.WARN, identity: str = "DC104") -> Finding:
+    """A finding whose every text is hostile."""
+    return Finding(
+        id=identity, severity=severity, subject=f"run {EVIL}", message=f"twice {EVIL}", remedy=f"rename {EVIL}",
+        url="https://docs.zenml.io/upgrade",
+    )  # fmt: skip
+
+
+def start() -> StepResult:
+    """00_start of a small store."""
+    held = {
+        "database_bytes": 1_421_312,
+        "tables": {"pipeline": 2, "pipeline_run": 2000},
+        "runs_by_status": {"completed": 5, EVIL: 1},
+        "pipelines": [{"name": EVIL, "runs": 2, "last_run": "2024-05-02 10:11:12.5", "last_status": "failed"}],
+        "artifacts_by_type": [{"materializer": "zenml.materializers.Built", "type": EVIL, "count": 4200}],
+        "stacks": [{"name": EVIL, "components": [{"type": "orchestrator", "flavor": EVIL}]}],
+        "users": [EVIL],
+        "schedules": [],
+        "libraries": {EVIL: "1.0"},
+        "python_versions": {"3.11.7": 6},
+    }
+    store = {"path": f"/home/{EVIL}/zenml.db", "config_yaml": None}
+    facts = {"store": store, "source_version": "0.55.5", "stamp": "0.55.5", "target_version": "0.98.0"}
+    facts |= {"inventory": held, "source_sha256": "ab" * 32}
+    return StepResult(step="00_start", status=Status.PASS, facts=facts, started=STARTED, seconds=2.31)
+
+
+def preflight(*severities: Severity) -> StepResult:
+    """10_preflight with one finding of each given severity, and one check that could not run."""
+    checks = [
+        {"id": "DB001", "title": EVIL, "severity": "block", "outcome": "passed", "reason": ""},
+        {"id": "DB004", "title": "Schema", "severity": "block", "outcome": "not_checked", "reason": EVIL},
+        {"id": "DC104", "title": "Duplicates", "severity": "warn", "outcome": "found", "reason": "2 groups"},
+    ]
+    environment = {"version": "0.98.0", "python_version": "3.11.7", "packages": {EVIL: "1"}, "notes": [EVIL]}
+    return StepResult(
+        step="10_preflight",
+        status=Status.BLOCK if Severity.BLOCK in severities else Status.WARN,
+        findings=tuple(finding(severity, f"DC10{number}") for number, severity in enumerate(severities)),
+        facts={"checks": checks, "environments": {"target": environment}, "not_checked": [f"DB004: {EVIL}"]},
+        started=STARTED,
+        seconds=41.2,
+    )
+
+
+def backup() -> StepResult:
+    """20_backup as it should be."""
+    file = {"file": "zenml.db", "bytes": 4096, "sha256": "cd" * 32, "restore_to": f"/home/{EVIL}/zenml.db"}
+    manifest = {"stamp": "0.55.5", "started": STARTED, "finished": STARTED, "database": file, "config_yaml": None}
+    facts = {"folder": EVIL, "manifest": manifest, "verified": {"quick_check": EVIL}, "not_included": [EVIL]}
+    return StepResult(step="20_backup", status=Status.PASS, facts=facts, started=STARTED, seconds=0.4)
+
+
+def rehearsal() -> StepResult:
+    """30_rehearsal in which one table lost a row, one went and one came."""
+    tables = [
+        {"table": EVIL, "before": 3, "after": 2, "note": EVIL},
+        {"table": "role", "before": 2, "after": None, "note": "dropped in 0.50.0"},
+        {"table": "tag", "before": None, "after": 0, "note": ""},
+        {"table": "step_run", "before": 14, "after": 14, "note": ""},
+    ]
+    facts = {"copy": "/x", "seconds": 61.5, "revision_before": "0.55.5", "revision_after": "0.98.0", "tables": tables}
+    facts |= {"source_unchanged": True, "log_tail": f"one\n{EVIL}\n{'unbroken' * 60}"}
+    return StepResult(step="30_rehearsal", status=Status.PASS, facts=facts, started=STARTED, seconds=73)
+
+
+def artifacts() -> StepResult:
+    """40_artifacts with one of each outcome, and two that are the same."""
+    good, bad = {"ok": True, "summary": EVIL}, {"ok": False, "error": f"ModuleNotFoundError {EVIL}\nTraceback"}
+    outcomes = ["same", "same", "different", "fails", "not_checked"]
+    rows = [
+        {"id": str(number), "name": f"{outcome} {EVIL}", "version": "3", "data_type": "pandas.core.frame.DataFrame",
+         "outcome": outcome, "old": good, "new": bad if outcome == "fails" else good}
+        for number, outcome in enumerate(outcomes)
+    ]  # fmt: skip
+    counts = {outcome: outcomes.count(outcome) for outcome in outcomes}
+    facts = {"counts": counts, "artifacts": rows}
+    return StepResult(step="40_artifacts", status=Status.WARN, facts=facts, started=STARTED, seconds=125)
+
+
+def smoke_runs() -> StepResult:
+    """50_smoke_runs with one run that failed."""
+    run = {
+        "name": EVIL, "status": "failed", "expected": "completed", "outcome": "failed", "seconds": 3725,
+        "steps": [{"name": EVIL, "status": "failed", "expected": "completed"}], "error": EVIL, "log_tail": EVIL,
+        "outputs": [{"step": EVIL, "output": EVIL, "outcome": "different", "old": {"ok": True, "summary": "1"}}],
+    }  # fmt: skip
+    return StepResult(step="50_smoke_runs", status=Status.BLOCK, facts={"runs": [run]}, started=STARTED, seconds=12)
+
+
+def decision() -> StepResult:
+    """60_decision of a run that has warnings."""
+    steps = [{"step": "10_preflight", "status": "warn", "findings": 1, "seconds": 41.2}]
+    facts = {"verdict": "GO_WITH_WARNINGS", "reasons": [f"10_preflight: {EVIL}"], "steps": steps}
+    return StepResult(step="60_decision", status=Status.WARN, facts=facts, started=STARTED, seconds=0.1)

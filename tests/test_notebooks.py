@@ -1,0 +1,115 @@
+"""The notebooks in git: stripped, without logic, explained, and with parameters that papermill understands."""
+
+import ast
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+import pytest
+
+from zenml_upgrade_kit import workbook
+from zenml_upgrade_kit.runs import REHEARSAL
+
+NOTEBOOKS = sorted(workbook.notebooks().glob("*.ipynb"))
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+LOGIC = (
+    ast.For, ast.While, ast.If, ast.IfExp, ast.Try, ast.With, ast.FunctionDef, ast.ClassDef, ast.Lambda, ast.ListComp,
+    ast.DictComp, ast.SetComp, ast.GeneratorExp, ast.BoolOp, ast.Compare, ast.Assert, ast.Raise,
+)  # fmt: skip
+
+
+def read(path: Path) -> Any:
+    return nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+
+
+def cells(path: Path, kind: str = "") -> list[Any]:
+    return [cell for cell in read(path).cells if cell.cell_type == kind or not kind]
+
+
+def parameters(path: Path) -> Any:
+    return next(cell for cell in cells(path) if "parameters" in cell.metadata.get("tags", ()))
+
+
+def test_there_is_a_notebook_for_every_step() -> None:
+    assert {*REHEARSAL, "90_rollback"} <= {path.stem for path in NOTEBOOKS}
+
+
+def test_notebooks_are_stripped() -> None:
+    command = [sys.executable, "-m", "nbstripout", "--keep-id", "--verify", *map(str, NOTEBOOKS)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+@each_notebook
+def test_a_cell_asks_and_the_package_does(path: Path) -> None:
+    for cell in cells(path, "code"):
+        assert len(cell.source.splitlines()) <= 10
+        assert not [node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, LOGIC)], cell.source
+
+
+@each_notebook
+def test_every_verb_that_a_notebook_asks_for_is_there(path: Path) -> None:
+    asked = [
+        (node.value.id, node.attr)
+        for cell in cells(path, "code")
+        for node in ast.walk(ast.parse(cell.source))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+    ]
+    modules = {name for name, _ in asked} - {"step"}
+    assert modules
+    for name, verb in asked:
+        if name in modules:
+            assert callable(getattr(importlib.import_module(f"zenml_upgrade_kit.{name}"), verb))
+
+
+@each_notebook
+def test_words_come_before_every_cell(path: Path) -> None:
+    first, *others = cells(path)
+    assert first.source.startswith("# ")
+    for before, cell in zip([first, *others], others, strict=False):
+        if cell.cell_type == "code":
+            assert before.cell_type == "markdown"
+            assert before.source.startswith("## ")
+            assert len(before.source.split()) > 12
+
+
+@each_notebook
+def test_every_parameter_has_a_type_a_default_and_help(path: Path) -> None:
+    first = cells(path, "code")[0]
+    assert first == parameters(path)
+    named = [ast.unparse(node.target) for node in ast.parse(first.source).body if isinstance(node, ast.AnnAssign)]
+    understood = papermill.inspect_notebook(str(path))
+    assert list(understood) == named
+    assert "run" in named
+    for found in understood.values():
+        assert found["inferred_type_name"] in {"str", "bool"}
+        assert len(found["help"]) > 20
+        assert found["default"] in {'""', "False"}
+
+
+@each_notebook
+def test_ipython_takes_parameters_for_what_they_are(path: Path) -> None:
+    """``run: str = ""`` alone in a cell would be IPython's magic ``%run``."""
+    code = "import sys; from IPython.core.interactiveshell import InteractiveShell as Shell; "
+    code += "sys.exit(not Shell.instance().run_cell(sys.stdin.read()).success)"
+    ended = subprocess.run(
+        [sys.executable, "-c", code], input=parameters(path).source, text=True, capture_output=True, check=False
+    )
+    assert ended.returncode == 0, ended.stdout
+
+
+@each_notebook
+def test_any_jupyter_can_open_it(path: Path) -> None:
+    notebook = read(path)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)
+
+
+@each_notebook
+def test_the_last_cell_keeps_the_result(path: Path) -> None:
+    assert cells(path, "code")[-1].source == "step.finish(result)"
