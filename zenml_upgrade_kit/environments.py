@@ -341,7 +341,7 @@ def _choose(release: Release, companions: Sequence[Release], prefer: str) -> tup
         raise EnvironmentFailed(
             f"no Python on this machine runs ZenML {release.version}",
             expected=f"Python {release.requires_python}",
-            found=", ".join(python.version for python in found) or "none" + f" ({pythons.PLACES})",
+            found=f"{', '.join(python.version for python in found) or 'none'} ({pythons.PLACES})",
             remedy="install one with uv python install, conda or pyenv, or give an interpreter that has this ZenML "
             "(--source-python, --target-python)",
         )

@@ -59,7 +59,7 @@ def rehearse(step: Step) -> StepResult:
     """Migrate a copy of the backup with the target release; only the copy is ever opened by it.
 
     facts: ``copy``, ``zenml``, ``seconds``, ``revision_before``, ``revision_after``, ``revisions`` (how many ran),
-    ``tables`` (``table``, ``before``, ``after``, ``note``, ``may_shrink``; None where there is no such table), ``log``,
+    ``tables`` (``table``, ``before``, ``after``, ``note``, ``explained``; None where there is no such table), ``log``,
     ``log_tail``, ``source_unchanged``.
     """
     start = step.run.needs("00_start").facts
@@ -129,7 +129,7 @@ def _failed(reply: Mapping[str, Any], backup: Backup, reached: str, stamp: str, 
 def _compare(source: str, target: str, before: Mapping[str, int], after: Mapping[str, int]) -> Iterator[dict[str, Any]]:
     """One row for each table, renamed ones under their new name, with a note where a crossed release explains it.
 
-    may_shrink: whether the explanation is one for fewer rows.
+    explained: whether a release gives a reason why there are more, or fewer.
     """
     left, old_names = dict(before), {}
     for release, old, new in RENAMED:
@@ -137,20 +137,22 @@ def _compare(source: str, target: str, before: Mapping[str, int], after: Mapping
             left[new] = left.pop(old)
             old_names[new] = f"called {old} before {releases.get(release).version}"
     for table in sorted({*left, *after}):
-        reasons = {
-            (sign, why)
-            for release, sign, tables, why in CHANGES
-            if table in tables.split() and crosses(source, target, release)
-        }
+        rows, now = left.get(table), after.get(table)
+        sign = "+" if rows is None or (now is not None and now > rows) else "-" if rows != now else ""
+        reasons = [
+            why
+            for release, direction, tables, why in CHANGES
+            if direction == sign and table in tables.split() and crosses(source, target, release)
+        ]
         if table == "flavor":
-            reasons.add(("-", "built-in flavors are written anew; yours stay"))
+            reasons.append("built-in flavors are written anew; yours stay")
         notes = [old_names[table]] if table in old_names else []
         yield {
             "table": table,
-            "before": left.get(table),
-            "after": after.get(table),
-            "note": "; ".join([*notes, *sorted(why for _, why in reasons)]),
-            "may_shrink": any(sign == "-" for sign, _ in reasons),
+            "before": rows,
+            "after": now,
+            "note": "; ".join([*notes, *dict.fromkeys(reasons)]),
+            "explained": bool(reasons),
         }
 
 
@@ -158,7 +160,7 @@ def _losses(tables: list[dict[str, Any]]) -> Iterator[Finding]:
     """Rows that are gone: without a reason they block."""
     gone = [row for row in tables if row["before"] and row["before"] > (row["after"] or 0)]
     for row in gone:
-        if not row["may_shrink"]:
+        if not row["explained"]:
             yield Finding(
                 id="RH902",
                 severity=Severity.BLOCK,

@@ -1,0 +1,298 @@
+"""Environments: which Python, which packages, what is kept, and that nothing is left running or half-built."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from zenml_upgrade_kit import environments, plan, pythons, recipes, releases
+from zenml_upgrade_kit.environments import Environment
+from zenml_upgrade_kit.errors import EnvironmentFailed, ProbeFailed
+from zenml_upgrade_kit.recipes import Unresolvable
+
+HERE = Environment(version="0.0.0", python=Path(sys.executable), python_version="", packages={}, origin="given")
+"""This interpreter: enough where no ZenML is needed."""
+
+
+def fake_pythons(monkeypatch: pytest.MonkeyPatch, *versions: str) -> None:
+    found = [pythons.Python(path=Path(f"/py/{version}"), version=version) for version in versions]
+    monkeypatch.setattr(pythons, "find", lambda: found)
+
+
+def choose(version: str, *companions: str, prefer: str = "") -> str:
+    python, _ = environments._choose(releases.get(version), [releases.get(other) for other in companions], prefer)
+    return python.version
+
+
+# ---- which Python
+
+
+def test_the_newest_python_that_both_releases_support_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_pythons(monkeypatch, "3.13.0", "3.12.1", "3.11.7", "3.10.13", "3.8.18")
+    assert choose("0.98.0", "0.55.5") == "3.11.7"
+    assert choose("0.55.5", "0.98.0") == "3.11.7"
+    assert choose("0.98.0") == "3.13.0"
+
+
+def test_the_minor_that_the_store_recorded_wins_where_both_support_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_pythons(monkeypatch, "3.12.1", "3.11.7", "3.10.13", "3.9.18")
+    assert choose("0.55.5", "0.98.0", prefer="3.10") == "3.10.13"
+    assert choose("0.55.5", "0.98.0", prefer="3.9") == "3.11.7"
+    assert choose("0.55.5", "0.60.0", prefer="3.9") == "3.9.18"
+
+
+def test_without_a_common_python_each_release_gets_its_own_and_a_note_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_pythons(monkeypatch, "3.13.0", "3.8.18")
+    python, why = environments._choose(releases.get("0.43.0"), [releases.get("0.98.0")], "")
+    assert python.version == "3.8.18"
+    assert "none that 0.98.0 supports too" in why
+
+
+def test_a_machine_without_a_fitting_python_gets_the_range_and_what_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_pythons(monkeypatch, "3.13.0", "3.7.16")
+    with pytest.raises(EnvironmentFailed) as caught:
+        environments.ensure("0.70.0")
+    assert ">=3.9,<3.13" in caught.value.expected
+    assert "3.13.0, 3.7.16" in caught.value.found
+    assert "pyenv" in caught.value.found
+
+
+def test_a_dead_shim_on_path_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shim = tmp_path / "python3"
+    shim.write_text("#!/bin/sh\necho 'pyenv: python3: command not found' >&2\nexit 127\n")
+    shim.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert pythons.ask(shim) is None
+    assert shim not in [python.path for python in pythons.find()]
+
+
+def test_interpreters_of_conda_and_pyenv_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = pythons.ask(Path(sys.executable))
+    assert real
+    for root in ("conda/envs/old", "pyenv/versions/3.11"):
+        (tmp_path / root / "bin").mkdir(parents=True)
+        launcher = tmp_path / root / "bin" / "python3"
+        launcher.write_text(f"#!/bin/sh\nprintf '3.11.9\\t{launcher}\\n'\n")
+        launcher.chmod(0o755)
+    monkeypatch.setenv("CONDA_EXE", str(tmp_path / "conda" / "bin" / "conda"))
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path / "pyenv"))
+    found = [str(python.path) for python in pythons.find()]
+    assert [path for path in found if str(tmp_path) in path] == [
+        str(tmp_path / "conda/envs/old/bin/python3"),
+        str(tmp_path / "pyenv/versions/3.11/bin/python3"),
+    ]
+
+
+# ---- which packages
+
+
+def test_only_data_libraries_are_installed_because_a_store_names_them() -> None:
+    wanted = recipes.of_libraries({"sklearn": "1.5.2", "pandas": "2.2.3", "acme_secret": "1.0", "numpy": ""})
+    assert wanted.lines == ("numpy", "pandas==2.2.3", "pyarrow", "scikit-learn==1.5.2")
+    assert "acme_secret 1.0" in wanted.note
+
+
+def test_requirements_keep_their_order_their_includes_and_their_indexes(tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "base.txt").write_text("numpy==1.26.4 \\\n  --hash=sha256:abc\n-c limits.txt\n")
+    (tmp_path / "requirements.txt").write_text(
+        "# ours\nzenml[server]==0.55.5  # old\nzenml-helpers==1\n--extra-index-url https://example.org/simple\n"
+        "-r more/base.txt\npandas>=2\n-e ./local\n"
+    )
+    wanted = recipes.of_file(tmp_path / "requirements.txt")
+    assert wanted.lines == ("zenml-helpers==1", "numpy==1.26.4", "pandas>=2", "-e ./local")
+    assert wanted.options == (
+        "--extra-index-url https://example.org/simple",
+        f"-c {tmp_path / 'more' / 'limits.txt'}",
+    )
+    assert wanted.changeable
+
+
+def test_rules_for_old_releases_hold_up_to_the_release_they_are_for() -> None:
+    core = {version: recipes._core(releases.get(version), "3.11") for version in ("0.43.0", "0.83.1", "0.84.0")}
+    assert core == {
+        "0.43.0": ["zenml==0.43.0", "setuptools<80", "sqlmodel<0.0.9"],
+        "0.83.1": ["zenml==0.83.1", "setuptools<80"],
+        "0.84.0": ["zenml==0.84.0"],
+    }
+    assert recipes._core(releases.get("0.98.0"), "3.11") == ["zenml[local]==0.98.0"]
+    assert "importlib-metadata" in recipes._core(releases.get("0.50.0"), "3.9")
+
+
+class Index(recipes._Recipe):
+    """An index in which ``old==1`` fits nothing and ``gone`` does not exist."""
+
+    def resolve(self, lines: object, cutoff: bool = True) -> str:
+        assert isinstance(lines, list)
+        if "old==1" in lines or [line for line in lines if line.startswith("gone")]:
+            raise Unresolvable("Because old==1 needs pydantic<2, nothing fits.")
+        return ""
+
+
+def test_only_the_lines_that_do_not_fit_are_loosened_and_each_says_so() -> None:
+    wanted = recipes.Wanted(lines=("numpy==2.1.3", "old==1", "gone==3", "pandas==2.2.3"))
+    recipe = Index(python=Path("/py"), core=("zenml==0.98.0",), wanted=wanted, cutoff="2026-10-15")
+    notes: list[str] = []
+    lines, cutoff = recipes._settle(recipe, releases.get("0.98.0"), notes)
+    assert (lines, cutoff) == (["numpy==2.1.3", "old", "pandas==2.2.3"], True)
+    assert "needs pydantic<2" in notes[0]
+    assert [note.split()[0] for note in notes[1:]] == ["old==1", "gone==3"]
+
+
+# ---- building and keeping
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ZENML_UPGRADE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "environments"
+
+
+def test_a_pair_shares_its_python_and_the_recorded_libraries(cache: Path) -> None:
+    inventory = {"libraries": {"numpy": "1.26.4"}, "library_packages": {}, "python_versions": {"3.11.2": 3, "3.9.1": 1}}
+    source, target = environments.pair(plan.make({}), inventory, "0.70.0", "0.98.0", lambda _: None)
+    assert (source.packages["zenml"], target.packages["zenml"]) == ("0.70.0", "0.98.0")
+    assert source.packages["numpy"] == target.packages["numpy"] == "1.26.4"
+    assert source.python_version == target.python_version
+    assert "numpy==1.26.4" in " ".join(source.notes)
+    again, _ = environments.pair(plan.make({}), inventory, "0.70.0", "0.98.0", lambda _: None)
+    assert again == replace(source, origin="cached")
+    assert environments.Environment.from_json(json.loads(json.dumps(source.to_json()))) == source
+    assert sorted(path.suffix for path in cache.iterdir() if path.suffix == ".building") == []
+    # a marker is what makes a folder an environment
+    (source.python.parent.parent / "environment.json").unlink()
+    assert environments._cached(source.python.parent.parent) is None
+
+
+def test_a_build_that_fails_leaves_nothing(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UV_DEFAULT_INDEX", "http://user:hunter2@127.0.0.1:9/simple")
+    monkeypatch.setenv("UV_HTTP_RETRIES", "0")
+    monkeypatch.setenv("UV_CACHE_DIR", str(cache.parent / "uv"))
+    with pytest.raises(EnvironmentFailed, match="package index cannot be reached") as caught:
+        environments.ensure("0.70.0", log=lambda _: None)
+    assert "hunter2" not in str(caught.value)
+    assert list(cache.iterdir()) == []
+
+
+def test_what_a_killed_build_left_is_swept_after_a_day(cache: Path) -> None:
+    for name in ("new", "old"):
+        (cache / f"{name}.building").mkdir(parents=True)
+    os.utime(cache / "old.building", (0, 0))
+    environments._sweep(cache)
+    assert [path.name for path in cache.iterdir()] == ["new.building"]
+
+
+def test_an_interpreter_with_another_zenml_is_refused(environment: Callable[[str], Environment]) -> None:
+    with pytest.raises(EnvironmentFailed) as caught:
+        environments.ensure("0.55.5", interpreter=environment("0.70.0").python)
+    assert caught.value.found == "ZenML 0.70.0"
+
+
+def test_an_interpreter_that_has_the_release_is_used_as_it_is(environment: Callable[[str], Environment]) -> None:
+    found = environments.ensure("0.70.0", interpreter=environment("0.70.0").python)
+    assert (found.origin, found.packages["zenml"]) == ("given", "0.70.0")
+
+
+def test_something_that_is_no_python_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "python").write_text("no")
+    with pytest.raises(EnvironmentFailed, match="no answer"):
+        environments.ensure("0.70.0", interpreter=tmp_path / "python")
+
+
+# ---- running
+
+
+def test_a_probe_sees_nothing_of_the_users_zenml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ZENML_STORE_URL", "DISABLE_DATABASE_MIGRATION", "PYTHONPATH", "VIRTUAL_ENV", "ZENML_CONFIG_PATH"):
+        monkeypatch.setenv(name, "/the/users")
+    monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+    code = "import json, os; json.dump(dict(os.environ), open('seen.json', 'w'))"
+    environments.run_command(
+        HERE,
+        [str(HERE.python), "-c", code],
+        folder=tmp_path,
+        variables={"ZENML_STORE_URL": "sqlite:////copy"},
+        timeout=60,
+    )
+    seen = json.loads((tmp_path / "seen.json").read_text())
+    assert [name for name, value in seen.items() if value == "/the/users"] == []
+    assert seen["ZENML_STORE_URL"] == "sqlite:////copy"
+    assert seen["ZENML_CONFIG_PATH"] == str(tmp_path / "config")
+    assert seen["HOME"] == str(tmp_path / "home")
+    assert seen["MPLBACKEND"] == "Agg"
+    assert seen["PATH"].startswith(str(HERE.python.parent))
+
+
+def test_a_probe_that_dies_is_named_with_its_last_words(tmp_path: Path) -> None:
+    with pytest.raises(ProbeFailed, match="no_such_probe") as caught:
+        environments.run_probe(HERE, "no_such_probe", {}, folder=tmp_path, timeout=60)
+    assert "exit code 2" in caught.value.found
+    assert "No such file" in caught.value.found
+
+
+def sleepers(tmp_path: Path) -> list[str]:
+    """A command that starts a child of its own and waits for ever; it writes the child's id."""
+    code = (
+        "import subprocess, sys, time; sleep = 'import time; time.sleep(600)'; "
+        "child = subprocess.Popen([sys.executable, '-c', sleep]);"
+        f"open({str(tmp_path / 'child')!r}, 'w').write(str(child.pid)); time.sleep(600)"
+    )
+    return [sys.executable, "-c", code]
+
+
+def child_is_gone(tmp_path: Path) -> bool:
+    pid = int((tmp_path / "child").read_text())
+    for _ in range(100):
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        if state == "Z":  # waits for whoever adopted it
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_a_time_limit_ends_the_whole_group(tmp_path: Path) -> None:
+    ended = environments.run_command(HERE, sleepers(tmp_path), folder=tmp_path, timeout=5)
+    assert (ended.timed_out, ended.returncode) == (True, -signal.SIGKILL)
+    assert child_is_gone(tmp_path)
+
+
+def test_an_interruption_of_the_kit_ends_the_whole_group(tmp_path: Path) -> None:
+    def interrupt() -> None:
+        while not (tmp_path / "child").exists() or not (tmp_path / "child").read_text():
+            time.sleep(0.05)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        environments.run_command(HERE, sleepers(tmp_path), folder=tmp_path, timeout=60)
+    assert child_is_gone(tmp_path)
+
+
+def test_a_command_that_ends_leaves_no_child_behind(tmp_path: Path) -> None:
+    command = sleepers(tmp_path)
+    command[2] = command[2].rsplit(";", 1)[0]
+    ended = environments.run_command(HERE, command, folder=tmp_path, timeout=60)
+    assert (ended.timed_out, ended.returncode) == (False, 0)
+    assert child_is_gone(tmp_path)
+
+
+def test_importing_the_module_runs_no_uv_and_no_zenml() -> None:
+    code = (
+        "import sys, zenml_upgrade_kit.environments; "
+        "sys.exit(', '.join({'uv', 'zenml', 'platformdirs', 'pandas'} & set(sys.modules)) or 0)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
