@@ -86,7 +86,7 @@ def test_a_missing_step_is_no_go(run: Run, name: str) -> None:
 
 
 def test_a_crashed_step_is_no_go(run: Run) -> None:
-    run.fail("40_artifacts", "no space left")
+    run.fail("40_artifacts", "no space left", started="", seconds=0)
     verdict = decide(run)
     assert verdict["verdict"] == "NO_GO"
     assert "no space left" in verdict["reasons"][0]

@@ -70,7 +70,7 @@ def test_what_was_not_checked_is_never_a_pass(run: Run) -> None:
 def test_a_step_cannot_build_on_one_that_could_not_be_carried_out(run: Run) -> None:
     with pytest.raises(RunUnusable, match="needs the result of 20_backup"):
         run.needs("20_backup")
-    run.fail("20_backup", "disk full")
+    run.fail("20_backup", "disk full", started="", seconds=0)
     with pytest.raises(RunUnusable, match="needs the result of 20_backup"):
         run.needs("20_backup")
 

@@ -29,7 +29,8 @@ START_UP = 300.0
 class Loaded:
     """What one release made of one artifact version.
 
-    type: class of the value. digest: content identity, None when the content cannot be compared (error says why).
+    type: class of the value. digest: content identity, None when the content cannot be compared (error says why);
+    near: the same with floats rounded to about 8 digits, for values that were computed twice.
     missing: ``materializer`` or ``data type`` when that class cannot be imported.
     """
 
@@ -37,6 +38,7 @@ class Loaded:
     type: str = ""
     summary: str = ""
     digest: str | None = None
+    near: str | None = None
     error: str = ""
     missing: str = ""
     seconds: float = 0.0
@@ -46,9 +48,7 @@ def reload(step: Step) -> StepResult:
     """Load every artifact version in both environments and compare; nothing is written to the artifact stores."""
     rehearsal = step.run.needs("30_rehearsal")
     source, target = environments.of_run(step.run)
-    folder = step.work
-    shutil.rmtree(folder)
-    folder.mkdir()
+    folder = step.empty_work()
     databases = {"source": open_backup(step.run.work / "20_backup").database, "target": Path(rehearsal.facts["copy"])}
     local_stores = Path(step.run.needs("00_start").facts["store"]["local_stores"])
     rows, private = {}, {}
@@ -138,7 +138,8 @@ def _read(reply: Path) -> tuple[str, dict[str, Loaded]]:
         if "start" in value:
             started = value["start"]
         else:
-            answers[value.pop("id")] = Loaded(**value)
+            key = value.pop("id")
+            answers[key] = Loaded(**value)
     return started, answers
 
 

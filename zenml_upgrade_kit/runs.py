@@ -186,18 +186,27 @@ class Run:
             )
         return result
 
+    def forget(self, step: str) -> None:
+        """Remove the result of a step, those of the steps after it, and the verdict."""
+        later = REHEARSAL[REHEARSAL.index(step) :] if step in REHEARSAL else (step,)
+        for name in later:
+            (self.folder / "results" / f"{name}.json").unlink(missing_ok=True)
+        if step in REHEARSAL:
+            (self.folder / "verdict.json").unlink(missing_ok=True)
+
     def begin(self, step: str) -> Step:
-        """Start a step: its earlier result is removed, so that a crash leaves no stale one."""
-        (self.folder / "results" / f"{step}.json").unlink(missing_ok=True)
+        """Start a step: its earlier result goes, and what was built on it, so that nothing stale can be believed."""
+        self.forget(step)
         return Step(run=self, name=step, started=now(), clock=time.monotonic())
 
     def save(self, result: StepResult) -> None:
         """Write one step's result."""
         self.write_json(f"results/{result.step}.json", result.to_json())
 
-    def fail(self, step: str, error: str) -> StepResult:
+    def fail(self, step: str, error: str, *, started: str, seconds: float) -> StepResult:
         """Record that a step could not be carried out."""
-        result = StepResult(step=step, status=Status.ERROR, facts={"error": error}, started=now())
+        facts = {"error": self.redactor.text(error), "not_checked": [f"all of {step}"]}
+        result = StepResult(step=step, status=Status.ERROR, facts=facts, started=started, seconds=seconds)
         self.save(result)
         return result
 
@@ -230,6 +239,11 @@ class Step:
         folder = self.run.work / self.name
         folder.mkdir(exist_ok=True)
         return folder
+
+    def empty_work(self) -> Path:
+        """This step's folder without what an earlier attempt left there."""
+        shutil.rmtree(self.work)
+        return self.work
 
     def result(
         self, findings: Iterable[Finding] = (), facts: Mapping[str, Any] | None = None, not_checked: Iterable[str] = ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 from zenml_upgrade_kit import plan as plans
 from zenml_upgrade_kit import preflight
 from zenml_upgrade_kit.errors import BadPlan, RunUnusable, StepFailed
-from zenml_upgrade_kit.findings import Status, StepResult
+from zenml_upgrade_kit.findings import Status, StepResult, now
 from zenml_upgrade_kit.runs import REHEARSAL, Run, Step, write_whole
 
 GOOD = {Status.PASS, Status.WARN, Status.NOT_CHECKED}
@@ -43,9 +44,9 @@ def rehearse(run: Run, *, keep_going: bool = False, tell: Callable[[str], None] 
     for step in done:
         tell(f"{step:<14} kept from the earlier attempt")
     results = [result for step in done if (result := run.result(step))]
+    run.forget(REHEARSAL[len(done)])
     stopped = False
     for step in REHEARSAL[len(done) :]:
-        (run.folder / "results" / f"{step}.json").unlink(missing_ok=True)
         if stopped and step != REHEARSAL[-1]:
             continue
         result = carry_out(run, step)
@@ -60,8 +61,8 @@ def _done(run: Run) -> tuple[str, ...]:
     for number, step in enumerate(REHEARSAL):
         result = run.result(step)
         if result is None or result.status not in GOOD or step == REHEARSAL[-1]:
-            return REHEARSAL[:number]
-    return REHEARSAL
+            break
+    return REHEARSAL[:number]
 
 
 def carry_out(run: Run, step: str, parameters: Mapping[str, Any] | None = None) -> StepResult:
@@ -74,7 +75,7 @@ def carry_out(run: Run, step: str, parameters: Mapping[str, Any] | None = None) 
 
     archived = run.folder / "notebooks" / f"{step}.ipynb"
     executed = run.work / f"{step}.ipynb"  # private until it is scrubbed
-    error = ""
+    error, started, clock = "", now(), time.monotonic()
     try:
         execute(notebooks() / f"{step}.ipynb", executed, {"run": str(run.folder), **(parameters or {})}, run.folder)
     except PapermillExecutionError as raised:
@@ -88,9 +89,10 @@ def carry_out(run: Run, step: str, parameters: Mapping[str, Any] | None = None) 
             write_whole(archived, text + "\n")
             executed.unlink()
     result = run.result(step)
-    if error:
-        return run.fail(step, error)
-    return result or run.fail(step, f"the notebook {step} ended without a result")
+    if error or result is None:
+        error = error or f"the notebook {step} ended without a result"
+        return run.fail(step, error, started=started, seconds=time.monotonic() - clock)
+    return result
 
 
 def execute(notebook: Path, output: Path, parameters: Mapping[str, Any], folder: Path) -> None:

@@ -3,7 +3,7 @@
 Called as ``python -I load_artifacts.py request.json reply.jsonl``. Request: ``{"artifacts": [{"id", "uri", "root",
 "materializer": {"module", "attribute"}, "data_type": {…}}], "code": directory or null, "timeout": seconds}``.
 Reply, one JSON object a line: ``{"start": id}`` before a load, then ``{"id", "ok", "type", "summary", "digest",
-"error", "missing", "seconds"}``. A start without its second line names the artifact that ended the process. ``ok`` with
+"near", "error", "missing", "seconds"}``. A start without its second line names the artifact that ended the process. ``ok`` with
 an error: the value loads, but its content cannot be compared. ``missing``: which class cannot be imported.
 """
 
@@ -16,6 +16,7 @@ import hashlib
 import importlib
 import inspect
 import json
+import math
 import os
 import pathlib
 import sys
@@ -33,11 +34,13 @@ class Opaque(Exception):
 class Digest:
     """A content identity that is the same in every Python and library that holds the same value.
 
-    Every piece is written with its type and length, so that ``["a", "b"]`` and ``["ab"]`` differ.
+    Every piece is written with its type and length, so that ``["a", "b"]`` and ``["ab"]`` differ. With ``rounded``,
+    floats count by their first 26 bits (about 8 digits): what computing a value a second time leaves alone.
     """
 
-    def __init__(self):
+    def __init__(self, rounded=False):
         self.hash = hashlib.sha256()
+        self.rounded = rounded
         self.seen = {}
 
     def put(self, tag, data=b""):
@@ -46,7 +49,7 @@ class Digest:
         self.hash.update(data)
 
     def branch(self, value, depth):
-        other = Digest()
+        other = Digest(self.rounded)
         other.seen = self.seen
         other.add(value, depth)
         return other.hash.hexdigest()
@@ -56,8 +59,10 @@ class Digest:
             raise Opaque("nested more than {} deep".format(DEEPEST))
         if value is None or (isinstance(value, (bool, int, str, bytes)) and type(value).__module__ == "builtins"):
             self.put(type(value).__name__, value if isinstance(value, bytes) else repr(value))
-        elif type(value) in (float, complex):
-            self.put(type(value).__name__, repr(value))
+        elif type(value) is float:
+            mantissa, exponent = math.frexp(value)
+            finite = self.rounded and math.isfinite(value)
+            self.put("float", repr(math.ldexp(round(math.ldexp(mantissa, 26)), exponent - 26) if finite else value))
         elif isinstance(value, enum.Enum):
             self.put("enum", name_of(type(value)))
             self.add(value.value, depth + 1)
@@ -92,7 +97,7 @@ class Digest:
                 for item in value.ravel().tolist():
                     self.add(item, depth)
             else:
-                self.put("data", value.tobytes())
+                self.put("data", self.bytes_of(value))
         elif root == "pandas" and hasattr(value, "columns"):
             self.put("frame", "x".join(map(str, value.shape)))
             self.add(value.columns, depth)
@@ -116,7 +121,15 @@ class Digest:
                 self.add("missing" if item is None or item != item else item, depth)
                 self.put("is", type(item).__name__)
         else:
-            self.put("data", values.tobytes())
+            self.put("data", self.bytes_of(values))
+
+    def bytes_of(self, array):
+        if self.rounded and array.dtype.kind == "f":
+            import numpy
+
+            mantissa, exponent = numpy.frexp(array)
+            array = numpy.ldexp(numpy.round(mantissa * 2.0**26), exponent - 26)
+        return array.tobytes()
 
     def add_files(self, path):
         if not path.is_dir():
@@ -240,13 +253,13 @@ def words(error):
 
 def describe(artifact, stores):
     """The value's type, size and content identity, or why there is no value."""
-    found = {"ok": False, "type": "", "summary": "", "digest": None, "error": "", "missing": ""}
+    found = {"ok": False, "type": "", "summary": "", "digest": None, "near": None, "error": "", "missing": ""}
     try:
         value = load(artifact, stores)
         found.update(ok=True, type=name_of(type(value)), summary=summary_of(value))
-        digest = Digest()
-        digest.add(value)
-        found["digest"] = digest.hash.hexdigest()
+        for name, digest in (("digest", Digest()), ("near", Digest(rounded=True))):
+            digest.add(value)
+            found[name] = digest.hash.hexdigest()
     except NotImportable as error:
         found.update(missing=error.args[0], error=error.args[1])
     except (KeyboardInterrupt, MemoryError):
