@@ -105,16 +105,15 @@ def test_only_data_libraries_are_installed_because_a_store_names_them() -> None:
 def test_requirements_keep_their_order_their_includes_and_their_indexes(tmp_path: Path) -> None:
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "base.txt").write_text("numpy==1.26.4 \\\n  --hash=sha256:abc\n-c limits.txt\n")
+    (tmp_path / "more" / "limits.txt").write_text("zenml==0.55.5\npydantic<2\n")
     (tmp_path / "requirements.txt").write_text(
         "# ours\nzenml[server]==0.55.5  # old\nzenml-helpers==1\n--extra-index-url https://example.org/simple\n"
         "-r more/base.txt\npandas>=2\n-e ./local\n"
     )
     wanted = recipes.of_file(tmp_path / "requirements.txt")
     assert wanted.lines == ("zenml-helpers==1", "numpy==1.26.4", "pandas>=2", "-e ./local")
-    assert wanted.options == (
-        "--extra-index-url https://example.org/simple",
-        f"-c {tmp_path / 'more' / 'limits.txt'}",
-    )
+    assert wanted.options == ("--extra-index-url https://example.org/simple",)
+    assert wanted.constraints == ("pydantic<2",)
     assert wanted.changeable
 
 

@@ -156,8 +156,8 @@ def ensure(
         return _given(release, interpreter)
     python, why = _choose(release, [releases.get(other) for other in companions], prefer)
     wanted = recipes.of_file(requirements) if requirements else recipes.of_libraries(libraries or {})
-    recipe = [1, version, str(python.path), python.version, wanted.lines, wanted.options, str(wanted.base), _indexes()]
-    key = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:20]
+    recipe = [1, version, str(python.path), python.version, asdict(wanted), _indexes()]
+    key = hashlib.sha256(json.dumps(recipe, default=str).encode()).hexdigest()[:20]
     if wanted.changeable:
         key += f"-{time.time_ns()}"
     cache = cache_folder()

@@ -11,7 +11,7 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -39,6 +39,9 @@ COMPILED = ("numpy", "pandas", "pyarrow", "scikit-learn", "scipy")
 """Never built from source: without a wheel for this Python, another version is the better answer."""
 
 
+_ZENML = re.compile(r"(?i)zenml(?![\w.-])")
+
+
 class Unresolvable(Exception):
     """uv found no set of versions; the text is its reason."""
 
@@ -47,11 +50,12 @@ class Unresolvable(Exception):
 class Wanted:
     """What is wanted on top of ZenML.
 
-    lines: requirement lines. options: lines that only say where packages come from, or constrain. base: folder that
-    relative paths start from. note: what is not wanted although the store names it; a sentence, or empty.
+    lines: requirement lines. constraints: lines of constraint files. options: lines that say where packages come from.
+    base: folder that relative paths start from. note: what is not wanted although the store names it, as a sentence.
     """
 
     lines: tuple[str, ...] = ()
+    constraints: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
     base: Path | None = None
     note: str = ""
@@ -71,10 +75,16 @@ class Wanted:
 
 def of_file(file: Path) -> Wanted:
     """The user's requirements; a line for zenml itself is left out, since the kit decides its version."""
-    lines = _lines(file)
+    lines: list[str] = []
+    constraints: list[str] = []
+    _read(file.absolute(), lines, constraints)
     options = [line for line in lines if line.startswith("-") and not line.startswith(("-e", "--editable"))]
-    wanted = [line for line in lines if line not in options and not re.match(r"(?i)zenml(?![\w.-])", line)]
-    return Wanted(lines=tuple(wanted), options=tuple(options), base=file.absolute().parent)
+    return Wanted(
+        lines=tuple(line for line in lines if line not in options and not _ZENML.match(line)),
+        constraints=tuple(line for line in constraints if not _ZENML.match(line)),
+        options=tuple(options),
+        base=file.absolute().parent,
+    )
 
 
 def of_libraries(libraries: Mapping[str, str]) -> Wanted:
@@ -105,6 +115,9 @@ def install(release: Release, python: Path, minor: str, wanted: Wanted) -> list[
         lines, cutoff = _settle(recipe, release, notes)
         recipe.install(lines, cutoff)
     except Unresolvable as error:
+        if wanted.constraints:
+            note = f"The constraints do not fit beside ZenML {release.version} and are left out: {error}"
+            return [note, *install(release, python, minor, replace(wanted, constraints=()))]
         raise EnvironmentFailed(
             f"ZenML {release.version} cannot be installed on Python {minor}",
             expected="a set of packages that fit together",
@@ -178,12 +191,13 @@ class _Recipe:
     def _uv(self, verb: str, lines: Iterable[str], pinned: Iterable[str], cutoff: bool, *more: str) -> str:
         dates = [f"--exclude-newer={self.cutoff}", *(f"--exclude-newer-package={name}=2100-01-01" for name in pinned)]
         with tempfile.TemporaryDirectory(prefix="zenml-upgrade-") as scratch:
-            source, override = Path(scratch, "in.txt"), Path(scratch, "override.txt")
+            source, override, limits = (Path(scratch, name) for name in ("in.txt", "override.txt", "constraints.txt"))
             source.write_text("\n".join([*self.wanted.options, *lines]) + "\n", encoding="utf-8")
             override.write_text(self.core[0] + "\n", encoding="utf-8")  # also where another package requires zenml
+            limits.write_text("\n".join(self.wanted.constraints) + "\n", encoding="utf-8")
             return uv(
                 ["pip", verb, str(source) if verb == "compile" else f"--requirements={source}", "--quiet", *more]
-                + ["--python", str(self.python), "--override", str(override)]
+                + ["--python", str(self.python), "--override", str(override), "--constraint", str(limits)]
                 + (dates if cutoff else [])
                 + [f"--only-binary={name}" for name in COMPILED],
                 cwd=self.wanted.base or Path(scratch),
@@ -250,8 +264,8 @@ def _fit(recipe: _Recipe, kept: list[str], lines: Sequence[str], cutoff: bool, n
     return [*kept, loose]
 
 
-def _lines(file: Path) -> list[str]:
-    """Lines of a requirements file and of those it includes, without comments, continuations and hashes."""
+def _read(file: Path, lines: list[str], constraints: list[str]) -> None:
+    """Collect the lines of a requirements file and of those it includes, without comments and hashes."""
     try:
         text = file.read_text(encoding="utf-8").replace("\\\n", " ")
     except (OSError, UnicodeDecodeError) as error:
@@ -261,15 +275,14 @@ def _lines(file: Path) -> list[str]:
             found=str(error),
             remedy="correct the file, or leave requirements out",
         ) from None
-    found: list[str] = []
     for raw in text.splitlines():
         line = re.sub(r"(^|\s)#.*|\s--hash=\S+", "", raw).strip()
-        if included := re.match(r"(-r|--requirement|-c|--constraint)[\s=]*(.+)", line):
-            other = file.absolute().parent / included[2].strip()
-            found += _lines(other) if included[1] in ("-r", "--requirement") else [f"-c {other}"]
+        if included := re.match(r"(?:-r|--requirement)[\s=]*(.+)", line):
+            _read(file.parent / included[1].strip(), lines, constraints)
+        elif included := re.match(r"(?:-c|--constraint)[\s=]*(.+)", line):
+            _read(file.parent / included[1].strip(), constraints, constraints)
         elif line:
-            found.append(line)
-    return found
+            lines.append(line)
 
 
 def _pinned(lines: Iterable[str]) -> list[str]:
