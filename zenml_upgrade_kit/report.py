@@ -61,7 +61,7 @@ def junit(result: StepResult) -> str:
 
 def markdown(result: StepResult) -> str:
     """One step for a chat or a pull request."""
-    heading = f"## {words.mark(result.status.value)}: {_md(words.title(result.step))}"
+    heading = f"## {words.mark(_word(result))}: {_md(words.title(result.step))}"
     return "\n".join([heading, "", *_findings_markdown([result])]) + "\n"
 
 
@@ -84,6 +84,11 @@ def _steps(results: Iterable[StepResult]) -> dict[str, StepResult | None]:
     """Every step of a rehearsal and every other one that left a result, in order; None where there is no result."""
     done = {result.step: result for result in results}
     return {step: done.get(step) for step in sorted({*REHEARSAL, *done})}
+
+
+def _word(result: StepResult | None) -> str:
+    """What a step is marked with: the decision with its verdict, every other step with its status."""
+    return str(result.facts.get("verdict") or result.status.value) if result else "not carried out"
 
 
 def _told(results: Iterable[StepResult]) -> list[StepResult]:
@@ -179,8 +184,7 @@ def _step_row(run: Run, step: str, result: StepResult | None) -> dict[str, Any]:
     return {
         "title": words.title(step),
         "page": page if (run.folder / page).exists() else "",
-        "mark": words.mark(result.status.value) if result else "? not carried out",
-        "tone": words.tone(result.status.value) if result else "dim",
+        **_marked(_word(result)),
         "findings": len(result.findings) if result else "–",
         "missing": len(result.not_checked) if result else "–",
         "seconds": words.duration(result.seconds) if result else "–",
@@ -220,7 +224,10 @@ def _write_notebooks(run: Run, results: list[StepResult]) -> None:
     exporter = HTMLExporter(  # type: ignore[no-untyped-call]
         template_name="executed", extra_template_basedirs=[str(TEMPLATES)], exclude_anchor_links=True
     )
-    by_step = {result.step: result.status.value for result in results}
+    exporter.register_preprocessor(  # type: ignore[no-untyped-call]
+        "nbconvert.preprocessors.CoalesceStreamsPreprocessor", enabled=True
+    )
+    by_step = {result.step: _word(result) for result in results}
     head = _render("head.html.j2", {})
     for path in paths:
         try:

@@ -342,8 +342,8 @@ def decision(result: StepResult) -> Shown:
 
 def facts(result: StepResult, caption: str = "What was done") -> Shown:
     """All of a step's facts, for steps without tables of their own: values in a table, lists below it."""
-    values = {_heading(key): value for key, value in result.facts.items() if key != "not_checked" and value}
-    lists = {heading: value for heading, value in values.items() if isinstance(value, (list, tuple))}
+    values = {_heading(key): value for key, value in result.facts.items() if key != "not_checked"}
+    lists = {heading: value for heading, value in values.items() if value and isinstance(value, (list, tuple))}
     shown = pairs({heading: value for heading, value in values.items() if heading not in lists}, caption)
     for heading, lines in lists.items():
         shown += _listed(heading, [_text_of(line) for line in lines])

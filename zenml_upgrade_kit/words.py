@@ -12,7 +12,7 @@ _MARKS = {
     "warn": ("!", "GO_WITH_WARNINGS", "warn", "different"),
     "bad": ("✗", "NO_GO", "block", "fails", "failed", "no run"),
     "broken": ("×", "error"),
-    "dim": ("?", "not_checked", "not_applicable", "missing", "unfinished"),
+    "dim": ("?", "not_checked", "not_applicable", "not carried out", "missing", "unfinished"),
     "info": ("i", "info"),
 }
 COLOURS = {
