@@ -183,6 +183,16 @@ def test_a_build_that_fails_leaves_nothing(cache: Path, monkeypatch: pytest.Monk
     assert list(cache.iterdir()) == []
 
 
+def test_the_users_settings_for_uv_decide_where_packages_come_from_and_not_which(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("UV_DEFAULT_INDEX", "UV_OFFLINE", "UV_SYSTEM_PYTHON", "UV_EXCLUDE_NEWER", "UV_PYTHON_DOWNLOADS"):
+        monkeypatch.setenv(name, "theirs")
+    kept = {name: value for name, value in recipes._settings().items() if name.startswith("UV_")}
+    assert {name for name, value in kept.items() if value == "theirs"} == {"UV_DEFAULT_INDEX", "UV_OFFLINE"}
+    assert kept["UV_PYTHON_DOWNLOADS"] == "never"
+
+
 def test_what_a_killed_build_left_is_swept_after_a_day(cache: Path) -> None:
     for name in ("new", "old"):
         (cache / f"{name}.building").mkdir(parents=True)

@@ -175,12 +175,14 @@ def ensure(
             environment = _build(release, python, building, wanted, why)
             environment = replace(environment, python=_interpreter(folder))
             (building / "environment.json").write_text(json.dumps(environment.to_json(), indent=1), encoding="utf-8")
+            if ready := _cached(folder):  # another process was faster, and may be using it
+                return ready
             shutil.rmtree(folder, ignore_errors=True)
             building.rename(folder)
         finally:
             shutil.rmtree(building, ignore_errors=True)
     except OSError as error:
-        if ready := _cached(folder):  # another process was faster
+        if ready := _cached(folder):
             return ready
         raise EnvironmentFailed(
             f"an environment with ZenML {version} cannot be kept in {cache}",

@@ -136,7 +136,7 @@ def uv(arguments: Sequence[str], cwd: Path) -> str:
             [binary.find_uv_bin(), *arguments],
             check=False,
             cwd=cwd,
-            env={**os.environ, "UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1", "NO_COLOR": "1"},
+            env=_settings(),
             capture_output=True,
             text=True,
             timeout=1800,
@@ -164,6 +164,15 @@ def uv(arguments: Sequence[str], cwd: Path) -> str:
         found=reason[-600:],
         remedy="correct what uv names, or give interpreters that have both releases",
     )
+
+
+def _settings() -> dict[str, str]:
+    """The user's environment; of the settings for uv only those on how packages are reached, not on which are taken."""
+    reach = re.compile(
+        r"INDEX|FIND_LINKS|CACHE|CERT|CONCURRENT|CREDENTIALS|HTTP|INSECURE|KEYRING|LINK_MODE|OFFLINE|TLS"
+    )
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("UV_") or reach.search(name)}
+    return {**kept, "UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1", "NO_COLOR": "1"}
 
 
 @dataclass(frozen=True, kw_only=True)
