@@ -2,8 +2,10 @@
 
 import ast
 import importlib
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ import papermill
 import pytest
 
 from zenml_upgrade_kit import workbook
-from zenml_upgrade_kit.runs import REHEARSAL
+from zenml_upgrade_kit.findings import Verdict
+from zenml_upgrade_kit.runs import REHEARSAL, Run
 
 NOTEBOOKS = sorted(workbook.notebooks().glob("*.ipynb"))
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -113,3 +116,27 @@ def test_any_jupyter_can_open_it(path: Path) -> None:
 @each_notebook
 def test_the_last_cell_keeps_the_result(path: Path) -> None:
     assert cells(path, "code")[-1].source == "step.finish(result)"
+
+
+def test_the_notebooks_run_by_hand_with_their_defaults(deployment: Callable[..., Path], tmp_path: Path) -> None:
+    """As in JupyterLab: one after the other, in a kernel each, choices from environment variables; 90 only looks."""
+    store = deployment("0.70.0")
+    database = store / "local_stores" / "default_zen_store" / "zenml.db"
+    before = database.read_bytes()
+    choices = {"STORE": store, "CODE": store.parent / "code", "TO": "0.98.0", "OUT": tmp_path / "runs"}
+    options = (
+        f"-p no:cacheprovider --rootdir {tmp_path} --nbval-lax --nbval-current-env --nbval-cell-timeout=1800".split()
+    )
+    ended = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, *map(str, NOTEBOOKS)],
+        env={**os.environ, **{f"ZENML_UPGRADE_{name}": str(value) for name, value in choices.items()}},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout[-3000:]
+    run = Run.newest(tmp_path / "runs")
+    assert {*REHEARSAL, "90_rollback"} == {result.step for result in run.results()}
+    assert run.verdict() in {Verdict.GO, Verdict.GO_WITH_WARNINGS}
+    assert database.read_bytes() == before
