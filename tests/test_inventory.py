@@ -1,5 +1,6 @@
 """The inventory: what a real store holds, the same at every revision on the way to the target."""
 
+import json
 import sqlite3
 import subprocess
 from collections.abc import Callable
@@ -117,15 +118,11 @@ def test_the_inventory_is_the_same_at_every_revision(
 def test_a_library_without_a_recorded_version_is_still_named(deployment: Deployment) -> None:
     """Stores written on Python 3.10 have ``type: unknown`` and no version."""
     store = locate(str(deployment("0.70.0")))
+    change = "UPDATE artifact_version SET data_type = ? WHERE data_type LIKE ?"
     with closing(sqlite3.connect(store.path)) as connection, connection:
-        connection.execute(
-            'UPDATE artifact_version SET data_type = \'{"module": "sklearn.svm", "attribute": "SVC", "type": "unknown"}\''
-            " WHERE data_type LIKE '%scikit-learn%'"
-        )
-        connection.execute(
-            'UPDATE artifact_version SET data_type = \'{"module": "uuid", "attribute": "UUID", "type": "unknown"}\''
-            " WHERE data_type LIKE '%\"int\"%'"
-        )
+        for name, attribute, like in (("sklearn.svm", "SVC", "%scikit-learn%"), ("uuid", "UUID", '%"int"%')):
+            source = {"module": name, "attribute": attribute, "type": "unknown"}
+            connection.execute(change, (json.dumps(source), like))
     libraries = inventory.take(store)["libraries"]
     assert libraries["sklearn"] == ""
     assert "uuid" not in libraries

@@ -90,9 +90,9 @@ def _fold_in(database: Path) -> None:
     """Raises :class:`StoreUnreadable` when a program holds the database; folds a write-ahead log in otherwise.
 
     The only place where a live database is opened for writing: a log that stayed behind would be replayed onto the
-    restored file. A damaged database is left as it is, and is replaced all the same.
+    restored file. What does not start like a database is not opened (SQLite would delete its log); it is replaced.
     """
-    if not database.is_file() or not database.stat().st_size:
+    if not database.is_file() or sqlite.journal_mode(database) == "":
         return
     try:
         with closing(

@@ -63,7 +63,7 @@ def unreadable(path: Path, error: Exception) -> StoreUnreadable:
     locked = "locked" in str(error)
     return StoreUnreadable(
         f"the database {path} cannot be read",
-        expected="a whole SQLite database",
+        expected="a moment in which no program writes" if locked else "a whole SQLite database",
         found=str(getattr(error, "strerror", None) or error),
         remedy="try again when the program that holds it is done" if locked else "check the path; restore a backup",
     )
@@ -197,9 +197,10 @@ def wal_bytes(path: Path) -> int:
 
 
 def journal_mode(path: Path) -> str:
-    """``wal`` or ``delete``, as the file itself says: what was read through a copy may differ."""
+    """``wal`` or ``delete`` as the file itself says, "" for no database; what is read through a copy may differ."""
     with path.open("rb") as file:
-        return "wal" if file.read(20)[18:20] == b"\2\2" else "delete"
+        header = file.read(20)
+    return ("wal" if header[18:20] == b"\2\2" else "delete") if header.startswith(MAGIC) else ""
 
 
 def missing_bytes(path: Path) -> int:
