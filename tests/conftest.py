@@ -32,16 +32,16 @@ def _sample(version: str) -> Path:
     return folder / f"sample-{version}"
 
 
-@pytest.fixture
-def deployment(tmp_path: Path) -> Callable[..., Path]:
-    """``deployment("0.70.0")``: a ZenML config directory that this release filled, with ``code`` beside it.
+@pytest.fixture(scope="session")
+def deploy() -> Callable[[str, Path], Path]:
+    """``deploy("0.70.0", folder)``: a ZenML config directory that this release filled, with ``code`` beside it.
 
-    A whole copy of its own: absolute paths in config.yaml and in the database are rewritten to it, artifacts included.
+    A whole copy of its own in a new folder: absolute paths in config.yaml and in the database are rewritten to it,
+    artifacts included.
     """
 
-    def copy(version: str = "0.70.0", name: str = "") -> Path:
+    def copy(version: str, own: Path) -> Path:
         original = _sample(version)
-        own = tmp_path / (name or f"deployment-{version}")
         shutil.copytree(original, own)
         config = own / "deployment" / "config.yaml"
         config.write_text(config.read_text().replace(str(original), str(own)))
@@ -55,6 +55,16 @@ def deployment(tmp_path: Path) -> Callable[..., Path]:
                         (str(original), str(own), f"%{original}%"),
                     )
         return own / "deployment"
+
+    return copy
+
+
+@pytest.fixture
+def deployment(deploy: Callable[[str, Path], Path], tmp_path: Path) -> Callable[..., Path]:
+    """``deployment("0.70.0")``: the same, in this test's own folder."""
+
+    def copy(version: str = "0.70.0", name: str = "") -> Path:
+        return deploy(version, tmp_path / (name or f"deployment-{version}"))
 
     return copy
 

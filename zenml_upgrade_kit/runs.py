@@ -200,7 +200,11 @@ class Run:
         return Step(run=self, name=step, started=now(), clock=time.monotonic())
 
     def save(self, result: StepResult) -> None:
-        """Write one step's result."""
+        """Write one step's result; what its programs printed into logs is scrubbed, too."""
+        for log in self.work.rglob("*.log"):
+            text = log.read_text(encoding="utf-8", errors="replace")
+            if (scrubbed := self.redactor.text(text)) != text:
+                write_whole(log, scrubbed)
         self.write_json(f"results/{result.step}.json", result.to_json())
 
     def fail(self, step: str, error: str, *, started: str, seconds: float) -> StepResult:
