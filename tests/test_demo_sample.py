@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -10,12 +11,25 @@ from pathlib import Path
 import pytest
 
 from zenml_upgrade_kit import demo, environments, plan, pythons
-from zenml_upgrade_kit.environments import Ended
+from zenml_upgrade_kit.environments import Ended, Environment
 from zenml_upgrade_kit.errors import BadPlan, EnvironmentFailed, ProbeFailed, RunUnusable
 
 Deployment = Callable[..., Path]
 BUILT_IN = {"int", "float", "bool", "str", "bytes", "dict", "list", "tuple", "set"}
 OTHERS = {"ndarray", "DataFrame", "Series", "LogisticRegression", "Report", "Segment", "Rule"}
+
+
+def without_zenml(monkeypatch: pytest.MonkeyPatch, returncode: int) -> None:
+    """No environment is built, and the sample pipelines end at once."""
+
+    def ended(*_: object, folder: Path, **__: object) -> Ended:
+        folder.mkdir(parents=True)
+        (folder / "command.log").write_text("out of luck\n")
+        return Ended(returncode=returncode, timed_out=False, seconds=1.0, log=folder / "command.log")
+
+    here = Environment(version="0.70.0", python=Path(sys.executable), python_version="", packages={}, origin="given")
+    monkeypatch.setattr(environments, "ensure", lambda *_, **__: here)
+    monkeypatch.setattr(environments, "run_command", ended)
 
 
 def database(config: Path) -> Path:
@@ -50,7 +64,7 @@ def test_a_copied_deployment_shares_nothing_with_the_original(deployment: Deploy
 
 
 def test_the_values_of_a_sample_make_a_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environments, "run_command", lambda *_, folder, **__: ended(folder, returncode=0))
+    without_zenml(monkeypatch, returncode=0)
     made = plan.make(demo.build(tmp_path, "0.70.0", log=lambda _: None))
     assert Path(made.store).name == "deployment"
     assert made.code
@@ -60,22 +74,16 @@ def test_the_values_of_a_sample_make_a_plan(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_second_sample_never_replaces_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environments, "run_command", lambda *_, folder, **__: ended(folder, returncode=0))
+    without_zenml(monkeypatch, returncode=0)
     first, second = (demo.build(tmp_path, "0.70.0", log=lambda _: None) for _ in range(2))
     assert first["store"] != second["store"]
 
 
 def test_a_sample_whose_pipelines_fail_leaves_no_folder_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environments, "run_command", lambda *_, folder, **__: ended(folder, returncode=1))
+    without_zenml(monkeypatch, returncode=1)
     with pytest.raises(ProbeFailed, match="out of luck"):
         demo.build(tmp_path, "0.70.0", log=lambda _: None)
     assert list(tmp_path.iterdir()) == []
-
-
-def ended(folder: Path, returncode: int) -> Ended:
-    folder.mkdir(parents=True)
-    (folder / "command.log").write_text("out of luck\n")
-    return Ended(returncode=returncode, timed_out=False, seconds=1.0, log=folder / "command.log")
 
 
 def test_an_unknown_release_is_refused_before_anything_is_made(tmp_path: Path) -> None:
@@ -84,7 +92,8 @@ def test_an_unknown_release_is_refused_before_anything_is_made(tmp_path: Path) -
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_zenml(monkeypatch, returncode=0)
     (tmp_path / "runs").write_text("a file")
     with pytest.raises(RunUnusable, match="runs"):
         demo.build(tmp_path / "runs", "0.70.0", log=lambda _: None)

@@ -70,7 +70,7 @@ def _table() -> tuple[tuple[Release, ...], Mapping[str, Release], Mapping[str, i
     return releases, {release.version: release for release in releases}, positions, data["taken"]
 
 
-def all() -> tuple[Release, ...]:
+def all() -> tuple[Release, ...]:  # noqa: A001 - releases.all() reads well, and nothing here needs the builtin
     """Every release the kit knows, oldest first; compare by :func:`position`, not as text."""
     return _table()[0]
 
