@@ -71,11 +71,10 @@ def deployment(deploy: Callable[[str, Path], Path], tmp_path: Path) -> Callable[
 
 @pytest.fixture(scope="session")
 def environment() -> Callable[[str], Environment]:
-    """``environment("0.98.0")``: a release with the sample's libraries, on a Python that old and new ones share."""
+    """``environment("0.98.0")``: a release with one set of libraries, on a Python that old and new ones share."""
+    libraries = {"numpy": "1.26.4", "pandas": "2.2.1", "pyarrow": "15.0.1", "scikit-learn": "1.4.1.post1"}
 
     def find(version: str) -> Environment:
-        return environments.ensure(
-            version, requirements=demo.SAMPLE / "requirements.txt", companions=("0.55.5", "0.98.0")
-        )
+        return environments.ensure(version, libraries=libraries, companions=("0.55.5", "0.98.0"))
 
     return find

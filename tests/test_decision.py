@@ -9,7 +9,7 @@ import pytest
 
 from zenml_upgrade_kit import decision, plan
 from zenml_upgrade_kit.errors import StepFailed
-from zenml_upgrade_kit.findings import Finding, Severity
+from zenml_upgrade_kit.findings import Finding, Severity, StepResult, judge
 from zenml_upgrade_kit.runs import REHEARSAL, Run
 
 
@@ -40,9 +40,9 @@ def decide(run: Run) -> dict[str, Any]:
 
 
 def replace(run: Run, name: str, severity: Severity | None = None, not_checked: tuple[str, ...] = ()) -> None:
-    step = run.begin(name)
-    found = [Finding(id="XX999", severity=severity, subject="a table", message="Seen.")] if severity else []
-    run.save(step.result(found, not_checked=not_checked))
+    found = (Finding(id="XX999", severity=severity, subject="a table", message="Seen."),) if severity else ()
+    status, facts = judge(found, not_checked), {"not_checked": list(not_checked)}
+    run.save(StepResult(step=name, status=status, findings=found, facts=facts))
 
 
 def test_go_when_every_step_passed(run: Run) -> None:

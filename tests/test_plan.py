@@ -18,7 +18,8 @@ def test_the_template_is_a_valid_plan_once_it_is_written(tmp_path: Path) -> None
     plan.write_template(tmp_path / "plan.yaml")
     read = plan.read(tmp_path / "plan.yaml")
     assert read.out == tmp_path / "runs"
-    assert read.store == "" and read.pipelines == []
+    assert read.store == ""
+    assert read.pipelines == []
 
 
 def test_the_template_does_not_replace_a_file(tmp_path: Path) -> None:
@@ -65,7 +66,8 @@ def test_environment_variables_stand_in_for_what_is_given_nowhere(monkeypatch: p
 def test_a_wrong_value_is_named_with_what_was_expected(values: dict[str, object], words: str) -> None:
     with pytest.raises(BadPlan, match=words) as raised:
         plan.make(values)
-    assert "expected:" in str(raised.value) and "do this:" in str(raised.value)
+    assert "expected:" in str(raised.value)
+    assert "do this:" in str(raised.value)
 
 
 @pytest.mark.parametrize("text", ["- a list\n", "key: [unclosed\n", "\xff\xfe"])

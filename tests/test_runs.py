@@ -21,7 +21,8 @@ def run(tmp_path: Path) -> Run:
 
 def test_two_runs_of_one_moment_get_two_folders(run: Run) -> None:
     other = Run.create(run.plan, "0.70.0", "0.98.0")
-    assert other.folder != run.folder and other.folder.parent == run.folder.parent
+    assert other.folder != run.folder
+    assert other.folder.parent == run.folder.parent
 
 
 def test_a_run_is_read_back_as_it_was_made(run: Run) -> None:
@@ -46,7 +47,8 @@ def test_a_result_survives_the_round_trip(run: Run) -> None:
     result = step.result([BLOCK], {"tables": 3}, ["one thing"])
     run.save(result)
     assert run.result("00_start") == result
-    assert result.not_checked == ["one thing"] and result.status is Status.BLOCK
+    assert result.not_checked == ["one thing"]
+    assert result.status is Status.BLOCK
 
 
 def test_finishing_with_a_block_saves_first_and_then_fails(run: Run) -> None:
@@ -84,7 +86,8 @@ def test_secrets_do_not_reach_results(tmp_path: Path, monkeypatch: pytest.Monkey
     step = run.begin("00_start")
     step.finish(step.result(facts={"log": "canary-in-variable canary-in-config mysql://u:canary-url@h/d"}))
     written = "".join(path.read_text() for path in run.folder.rglob("*.json"))
-    assert "canary" not in written and "[redacted]" in written
+    assert "canary" not in written
+    assert "[redacted]" in written
 
 
 def test_code_is_copied_without_what_is_not_code(tmp_path: Path) -> None:

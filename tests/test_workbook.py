@@ -37,7 +37,9 @@ def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Book:
 
     def write(**bodies: str) -> Run:
         for name in REHEARSAL:
-            parameters = nbformat.v4.new_code_cell('# Fill in\nrun: str = ""  # folder', metadata={"tags": ["parameters"]})
+            parameters = nbformat.v4.new_code_cell(
+                '# Fill in\nrun: str = ""  # folder', metadata={"tags": ["parameters"]}
+            )
             begin = f"from zenml_upgrade_kit import runs\nstep = runs.begin('{name}', run)"
             body = bodies.get(f"s{name[:2]}", PASSES)
             cells = [parameters, *map(nbformat.v4.new_code_cell, (begin, body))]
@@ -46,6 +48,10 @@ def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Book:
         return Run.create(plan.make({"out": str(tmp_path / "runs"), "store": "env:CANARY"}), "0.70.0", "0.98.0")
 
     return write
+
+
+def silent(line: str) -> None:
+    """Nobody listens."""
 
 
 def statuses(run: Run) -> dict[str, str]:
@@ -62,13 +68,13 @@ def test_every_step_is_carried_out_in_order(book: Book) -> None:
 
 def test_a_step_that_blocks_stops_the_workbook_but_not_the_decision(book: Book) -> None:
     run = book(s20=BLOCKS)
-    workbook.rehearse(run, tell=str)
+    workbook.rehearse(run, tell=silent)
     assert statuses(run) == {"00": "pass", "10": "pass", "20": "block", "60": "pass"}
 
 
 def test_keep_going_carries_out_the_later_steps(book: Book) -> None:
     run = book(s10=BLOCKS, s20=CANNOT)
-    workbook.rehearse(run, keep_going=True, tell=str)
+    workbook.rehearse(run, keep_going=True, tell=silent)
     assert statuses(run) == {**dict.fromkeys(["00", "30", "40", "50", "60"], "pass"), "10": "block", "20": "error"}
 
 
@@ -78,43 +84,45 @@ def test_keep_going_carries_out_the_later_steps(book: Book) -> None:
 )
 def test_a_step_that_cannot_be_carried_out_leaves_a_result_that_says_so(book: Book, body: str, words: str) -> None:
     run = book(s10=body)
-    workbook.rehearse(run, tell=str)
+    workbook.rehearse(run, tell=silent)
     result = run.result("10_preflight")
-    assert result is not None and result.status is Status.ERROR
+    assert result is not None
+    assert result.status is Status.ERROR
     assert words in result.facts["error"]
     assert run.result("20_backup") is None
 
 
 def test_a_kernel_that_dies_is_a_step_that_could_not_be_carried_out(book: Book) -> None:
     run = book(s10="import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
-    workbook.rehearse(run, tell=str)
+    workbook.rehearse(run, tell=silent)
     result = run.result("10_preflight")
-    assert result is not None and result.status is Status.ERROR
+    assert result is not None
+    assert result.status is Status.ERROR
 
 
 def test_a_resumed_run_keeps_what_is_done_and_goes_on_from_there(book: Book) -> None:
     run = book(s20=BLOCKS)
-    workbook.rehearse(run, tell=str)
+    workbook.rehearse(run, tell=silent)
     first = run.needs("10_preflight").started
     book()
-    workbook.rehearse(run, tell=str)
+    workbook.rehearse(run, tell=silent)
     assert run.needs("10_preflight").started == first
     assert statuses(run) == dict.fromkeys(["00", "10", "20", "30", "40", "50", "60"], "pass")
 
 
 def test_a_resumed_run_carries_out_again_what_follows_a_missing_step(book: Book) -> None:
     run = book()
-    workbook.rehearse(run, tell=str)
+    workbook.rehearse(run, tell=silent)
     (run.folder / "results" / "30_rehearsal.json").unlink()
     (run.folder / "results" / "40_artifacts.json").write_text(json.dumps({"stale": True}))
-    workbook.rehearse(run, tell=str)
+    workbook.rehearse(run, tell=silent)
     assert run.needs("40_artifacts").facts["by"] == "notebook"
 
 
 def test_secrets_do_not_stay_in_the_executed_notebook(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CANARY", "s3cr3t-canary")
     run = book(s00="import os\nprint(os.environ['CANARY'])\nraise ValueError(os.environ['CANARY'])")
-    workbook.rehearse(run, tell=str)
+    workbook.rehearse(run, tell=silent)
     files = [path for path in run.folder.rglob("*") if path.is_file()]
     assert not [path for path in files if "s3cr3t-canary" in path.read_text(encoding="utf-8")]
     assert "[redacted]" in (run.folder / "notebooks" / "00_start.ipynb").read_text(encoding="utf-8")
@@ -146,9 +154,7 @@ def test_the_kernel_takes_nothing_from_the_users_jupyter(
     assert workbook.carry_out(book(), "00_start").status is Status.PASS
 
 
-def test_runs_begin_from_a_notebook_without_a_name_is_the_newest(
-    book: Book, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_runs_begin_from_a_notebook_without_a_name_is_the_newest(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
     run = book()
     monkeypatch.delenv("ZENML_UPGRADE_RUN", raising=False)
     monkeypatch.setenv("ZENML_UPGRADE_OUT", str(run.plan.out))

@@ -53,7 +53,9 @@ def reload(step: Step) -> StepResult:
     local_stores = Path(step.run.needs("00_start").facts["store"]["local_stores"])
     rows, private = {}, {}
     for name, database in databases.items():
-        private[name] = shutil.copy2(database, folder / f"{name}.db")  # a client writes to the store that it opens
+        private[name] = Path(
+            shutil.copy2(database, folder / f"{name}.db")
+        )  # a client writes to the store that it opens
         with closing(sqlite.connect(database)) as connection:
             rows[name] = {row["id"]: row for row in inventory.artifacts(connection, local_stores)}
     unreachable = {key: why for key, row in rows["source"].items() if (why := _unreachable(row))}

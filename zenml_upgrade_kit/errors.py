@@ -17,9 +17,7 @@ class KitError(Exception):
         self.remedy = remedy
 
     def __str__(self) -> str:
-        return (
-            f"{self.problem}\n  expected: {self.expected}\n  found:    {self.found}\n  do this:  {self.remedy}"
-        )
+        return f"{self.problem}\n  expected: {self.expected}\n  found:    {self.found}\n  do this:  {self.remedy}"
 
     def _render_traceback_(self) -> list[str]:
         """IPython shows this instead of a traceback: readers need the message, not our stack."""

@@ -42,7 +42,7 @@ def run(step: Step) -> StepResult:
             remedy="add code: to the plan, or --code DIR",
         )
     rehearsal = step.run.needs("30_rehearsal")
-    database = shutil.copy2(rehearsal.facts["copy"], step.empty_work() / "zenml.db")
+    database = Path(shutil.copy2(rehearsal.facts["copy"], step.empty_work() / "zenml.db"))
     _forget_cache(database)
     _, target = environments.of_run(step.run)
     earlier = _runs(database)
@@ -135,7 +135,6 @@ def _start(
         **passed,
         "ZENML_STORE_URL": f"sqlite:///{database}",
         "ZENML_LOCAL_STORES_PATH": str(local_stores),
-        "ZENML_STORE_BACKUP_STRATEGY": "disabled",
     }
     if smoke.command:
         ended = environments.run_command(

@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +59,12 @@ def rehearse(run: Run, *, keep_going: bool = False, tell: Callable[[str], None] 
 
 def _done(run: Run) -> tuple[str, ...]:
     """The first steps in a row that have a good result; the decision is always made again."""
-    for number, step in enumerate(REHEARSAL):
+
+    def good(step: str) -> bool:
         result = run.result(step)
-        if result is None or result.status not in GOOD or step == REHEARSAL[-1]:
-            break
-    return REHEARSAL[:number]
+        return result is not None and result.status in GOOD
+
+    return tuple(takewhile(good, REHEARSAL[:-1]))
 
 
 def carry_out(run: Run, step: str, parameters: Mapping[str, Any] | None = None) -> StepResult:

@@ -3,8 +3,8 @@
 Called as ``python -I load_artifacts.py request.json reply.jsonl``. Request: ``{"artifacts": [{"id", "uri", "root",
 "materializer": {"module", "attribute"}, "data_type": {…}}], "code": directory or null, "timeout": seconds}``.
 Reply, one JSON object a line: ``{"start": id}`` before a load, then ``{"id", "ok", "type", "summary", "digest",
-"near", "error", "missing", "seconds"}``. A start without its second line names the artifact that ended the process. ``ok`` with
-an error: the value loads, but its content cannot be compared. ``missing``: which class cannot be imported.
+"near", "error", "missing", "seconds"}``. A start without its second line names the artifact that ended the process.
+``ok`` with an error: the value loads, but its content cannot be compared. ``missing``: which class cannot be imported.
 """
 
 import dataclasses
@@ -153,17 +153,15 @@ class Digest:
         if isinstance(reduced, str):
             self.put("named", reduced)
             return
-        state = reduced[2] if len(reduced) > 2 else None
-        if state is None and len(reduced) < 4 and reduced[0].__module__ == "copyreg" and not vars_of(value):
+        made_by_class = reduced[0].__module__ == "copyreg"
+        arguments = reduced[1][1:] if made_by_class else reduced[1]
+        state, *items = [*reduced[2:5], None, None, None][:3]
+        if made_by_class and not (arguments or hasattr(value, "__dict__")) and [state, *items] == [None] * 3:
             raise Opaque("no state to compare")
-        self.add(reduced[1][1:] if reduced[0].__module__ == "copyreg" else reduced[1], depth)
+        self.add(arguments, depth)
         self.add(state, depth)
-        for items in reduced[3:5]:
-            self.add(list(items) if items is not None else None, depth)
-
-
-def vars_of(value):
-    return getattr(value, "__dict__", None) is not None
+        for part in items:
+            self.add(None if part is None else list(part), depth)
 
 
 def name_of(cls):
