@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,16 +27,17 @@ class SmokeRun(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    target: str = Field("", pattern=r"^$|^[\w.]+:\w+$")
+    target: str = Field(default="", pattern=r"^$|^[\w.]+:\w+$")
     command: str = ""
     parameters: dict[str, Any] = {}
     environment: list[str] = []
-    timeout: float = Field(600, gt=0)
+    timeout: float = Field(default=600, gt=0)
 
     @model_validator(mode="after")
     def _one_way_to_run(self) -> SmokeRun:
         if bool(self.target) == bool(self.command):
             raise ValueError("give exactly one of target (module:pipeline) and command")
+        shlex.split(self.command)  # raises ValueError for a quotation that does not end
         return self
 
     @property
@@ -66,7 +68,7 @@ class Plan(BaseModel):
     target_python: Path | None = None
     out: Path = Path("runs")
     pipelines: list[SmokeRun] = []
-    artifact_timeout: float = Field(120, gt=0)
+    artifact_timeout: float = Field(default=120, gt=0)
 
     @field_validator("code", "requirements", "source_python", "target_python", "out", mode="before")
     @classmethod

@@ -10,14 +10,14 @@ import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from zenml_upgrade_kit import artifacts, environments, inventory
 from zenml_upgrade_kit.artifacts import Loaded
 from zenml_upgrade_kit.environments import Environment
-from zenml_upgrade_kit.errors import BadPlan
+from zenml_upgrade_kit.errors import BadPlan, KitError
 from zenml_upgrade_kit.findings import Finding, Severity, StepResult
 from zenml_upgrade_kit.plan import SmokeRun
 from zenml_upgrade_kit.runs import Step
@@ -26,31 +26,51 @@ from zenml_upgrade_kit.stores import sqlite
 PROBE = "run_pipeline"
 DONE = {"completed", "cached"}
 
+Report = dict[str, Any]
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Stage:
+    """Where smoke runs happen: the target's environment, copies of the code and of the migrated store, local storage.
+
+    earlier: the store's own runs, newest first. values: what the reload checks found of each artifact version, by id.
+    """
+
+    target: Environment
+    code: Path
+    database: Path
+    storage: Path
+    earlier: Sequence[Row]
+    values: Mapping[str, Row]
+    artifact_timeout: float
+
+    def runs(self) -> list[dict[str, Any]]:
+        with closing(sqlite.connect(self.database)) as connection:
+            return inventory.runs(connection)
+
+    def latest(self, pipeline: str) -> Row | None:
+        return next((row for row in self.earlier if row["pipeline"] == pipeline), None)
+
+    def outputs(self, runs: Sequence[Row], folder: Path) -> dict[str, Loaded]:
+        """What these runs wrote, loaded, by artifact version id."""
+        written = {output["artifact_version_id"] for row in runs for part in row["steps"] for output in part["outputs"]}
+        with closing(sqlite.connect(self.database)) as connection:
+            rows = inventory.artifacts(connection, self.storage)
+        wanted = [row for row in rows if row["id"] in written and row["store_flavor"] == "local"]
+        where = {"folder": folder, "database": self.database, "code": self.code}
+        return artifacts.load(self.target, wanted, **where, timeout=self.artifact_timeout)
+
 
 def run(step: Step) -> StepResult:
     """Run the plan's pipelines against a copy of the migrated store, with local artifact storage inside the run."""
     if not step.plan.pipelines:
-        return step.result(
-            not_checked=["no pipeline is named in the plan (pipelines:), so none was run"], facts={"runs": []}
-        )
-    code = step.run.code_copy()
-    if code is None:
-        raise BadPlan(
-            "the pipelines of the plan cannot be run",
-            expected="code: a directory with your pipelines",
-            found="no code directory",
-            remedy="add code: to the plan, or --code DIR",
-        )
-    rehearsal = step.run.needs("30_rehearsal")
-    database = Path(shutil.copy2(rehearsal.facts["copy"], step.empty_work() / "zenml.db"))
-    _forget_cache(database)
-    _, target = environments.of_run(step.run)
-    earlier = _runs(database)
-    values = _values(step)
+        none = "no pipeline is named in the plan (pipelines:), so none was run"
+        return step.result(not_checked=[none], facts={"runs": []})
+    stage = _prepare(step)
     reports, findings, not_compared = [], [], []
     for number, smoke in enumerate(step.plan.pipelines, 1):
-        folder = step.work / f"{number:02d}"
-        for report in _carry_out(step, smoke, target, code, database, earlier, values, folder):
+        for report in _carry_out(stage, smoke, step.work / f"{number:02d}"):
             reports.append(report)
             findings += list(_findings(report))
             not_compared += [
@@ -61,135 +81,122 @@ def run(step: Step) -> StepResult:
     return step.result(findings, {"runs": reports}, not_compared)
 
 
-def _forget_cache(database: Path) -> None:
-    """Make the copy forget cached steps: a smoke run must execute its code, and old outputs lie outside its storage."""
-    with closing(sqlite3.connect(database)) as connection, connection:
-        connection.execute("UPDATE step_run SET cache_key = NULL")
-
-
-def _runs(database: Path) -> list[dict[str, Any]]:
-    with closing(sqlite.connect(database)) as connection:
-        return inventory.runs(connection)
-
-
-def _values(step: Step) -> dict[str, Mapping[str, Any]]:
-    """What the target release made of each earlier artifact version, by id, from the reload checks."""
-    reloaded = step.run.result("40_artifacts")
-    return {row["id"]: row["new"] for row in reloaded.facts.get("artifacts", ())} if reloaded else {}
-
-
-def _carry_out(
-    step: Step,
-    smoke: SmokeRun,
-    target: Environment,
-    code: Path,
-    database: Path,
-    earlier: Sequence[Mapping[str, Any]],
-    values: Mapping[str, Mapping[str, Any]],
-    folder: Path,
-) -> Iterator[dict[str, Any]]:
-    """Reports of the runs that one entry of the plan made; one report without a run when it made none."""
-    began = time.monotonic()
-    known = {row["id"] for row in _runs(database)}
-    storage = step.work / "stores"
-    ended, error = _start(smoke, target, code, database, storage, folder)
-    seconds = time.monotonic() - began
-    new = [row for row in _runs(database) if row["id"] not in known][::-1]
-    log_tail = ended.last_lines(40)
-    if not new:
-        latest = next((row for row in earlier if row["pipeline"] == smoke.target.partition(":")[2]), None)
-        yield {
-            "name": smoke.name,
-            "pipeline": smoke.name,
-            "run_id": "",
-            "status": "no run",
-            "steps": [],
-            "outputs": [],
-            "expected": latest["status"] if latest else "",
-            "outcome": "failed",
-            "error": error or f"exit code {ended.returncode}, and no pipeline run in the store",
-            "seconds": seconds,
-            "log_tail": log_tail,
-        }
-        return
-    produced = {output["artifact_version_id"] for row in new for part in row["steps"] for output in part["outputs"]}
-    with closing(sqlite.connect(database)) as connection:
-        rows = inventory.artifacts(connection, storage)
-    wanted = [row for row in rows if row["id"] in produced and row["store_flavor"] == "local"]
-    loaded = artifacts.load(
-        target, wanted, folder=folder / "outputs", database=database, code=code, timeout=step.plan.artifact_timeout
-    )
-    for row in new:
-        latest = next((old for old in earlier if old["pipeline"] == row["pipeline"]), None)
-        report = _against(row, latest, loaded, values)
-        yield {**report, "name": smoke.name, "error": error, "seconds": seconds, "log_tail": log_tail}
-
-
-def _start(
-    smoke: SmokeRun, target: Environment, code: Path, database: Path, local_stores: Path, folder: Path
-) -> tuple[environments.Ended, str]:
-    """Run one entry of the plan in the target environment; how its process ended, and the error it reported."""
-    folder.mkdir(parents=True)
-    passed = {name: os.environ[name] for name in smoke.environment if name in os.environ}
-    variables = {
-        **passed,
-        "ZENML_STORE_URL": f"sqlite:///{database}",
-        "ZENML_LOCAL_STORES_PATH": str(local_stores),
-    }
-    if smoke.command:
-        ended = environments.run_command(
-            target, shlex.split(smoke.command), folder=folder, variables=variables, timeout=smoke.timeout, cwd=code
+def _prepare(step: Step) -> _Stage:
+    code = step.run.code_copy()
+    if code is None:
+        raise BadPlan(
+            "the pipelines of the plan cannot be run",
+            expected="code: a directory with your pipelines",
+            found="no code directory",
+            remedy="add code: to the plan, or --code DIR",
         )
-        return ended, "" if ended.returncode == 0 else f"exit code {ended.returncode}"
-    request, reply = folder / "request.json", folder / "reply.json"
-    request.write_text(json.dumps({"target": smoke.target, "parameters": smoke.parameters, "code": str(code)}))
-    ended = environments.run_probe_process(
-        target, PROBE, [str(request), str(reply)], folder=folder, variables=variables, timeout=smoke.timeout
+    migrated = step.run.needs("30_rehearsal").facts["copy"]
+    database = Path(shutil.copy2(migrated, step.empty_work() / "zenml.db"))
+    with closing(sqlite3.connect(database)) as connection, connection:
+        # A smoke run must execute its code, and what old runs cached lies outside its storage.
+        connection.execute("UPDATE step_run SET cache_key = NULL")
+    with closing(sqlite.connect(database)) as connection:
+        earlier = inventory.runs(connection)
+    reloaded = step.run.result("40_artifacts")
+    return _Stage(
+        target=environments.of_run(step.run)[1],
+        code=code,
+        database=database,
+        storage=step.work / "stores",
+        earlier=earlier,
+        values={row["id"]: row["new"] for row in reloaded.facts.get("artifacts", ())} if reloaded else {},
+        artifact_timeout=step.plan.artifact_timeout,
     )
+
+
+def _carry_out(stage: _Stage, smoke: SmokeRun, folder: Path) -> Iterator[Report]:
+    """Reports of the runs that one entry of the plan made; one report without a run when it made none."""
+    known, began = {row["id"] for row in stage.runs()}, time.monotonic()
+    error, log_tail = _start(stage, smoke, folder)
+    entry = {"name": smoke.name, "error": error, "seconds": time.monotonic() - began, "log_tail": log_tail}
+    new = [row for row in stage.runs() if row["id"] not in known][::-1]
+    if not new:
+        latest = stage.latest(smoke.target.partition(":")[2])
+        nothing = {"pipeline": smoke.name, "run_id": "", "status": "no run", "steps": [], "outputs": []}
+        expected = latest["status"] if latest else ""
+        error = error or "it ended well, but there is no pipeline run in the store"
+        yield {**entry, **nothing, "expected": expected, "outcome": "failed", "error": error}
+        return
+    loaded = stage.outputs(new, folder / "outputs")
+    for row in new:
+        report = {**entry, **_against(row, stage.latest(row["pipeline"]), loaded, stage.values)}
+        if error and row is new[-1] and all(_is_done(other["status"]) for other in new):
+            report["outcome"] = "failed"  # what failed came after the runs
+        yield report
+
+
+def _start(stage: _Stage, smoke: SmokeRun, folder: Path) -> tuple[str, str]:
+    """Run one entry of the plan in the target environment: the error, empty for none, and the end of the log."""
+    folder.mkdir(parents=True)
+    reply = folder / "reply.json"
+    variables = {
+        **{name: os.environ[name] for name in smoke.environment if name in os.environ},
+        "ZENML_STORE_URL": f"sqlite:///{stage.database}",
+        "ZENML_LOCAL_STORES_PATH": str(stage.storage),
+    }
+    try:
+        if smoke.command:
+            command = shlex.split(smoke.command)
+            ended = environments.run_command(
+                stage.target, command, folder=folder, variables=variables, timeout=smoke.timeout, cwd=stage.code
+            )
+        else:
+            wanted = {"target": smoke.target, "parameters": smoke.parameters, "code": str(stage.code)}
+            (folder / "request.json").write_text(json.dumps(wanted), encoding="utf-8")
+            files = [str(folder / "request.json"), str(reply)]
+            ended = environments.run_probe_process(
+                stage.target, PROBE, files, folder=folder, variables=variables, timeout=smoke.timeout
+            )
+    except KitError as failure:  # a command that is not there is this entry's failure
+        return f"{failure.problem}: {failure.found}", ""
     if ended.timed_out:
-        return ended, f"did not end within {smoke.timeout:g} seconds"
-    return ended, json.loads(reply.read_text())["error"] if reply.exists() else f"exit code {ended.returncode}"
+        error = f"did not end within {smoke.timeout:g} seconds"
+    elif reply.exists():
+        error = json.loads(reply.read_text(encoding="utf-8"))["error"]
+    else:
+        error = f"exit code {ended.returncode}" if ended.returncode else ""
+    return error, ended.last_lines(40)
 
 
-def _against(
-    row: Mapping[str, Any],
-    latest: Mapping[str, Any] | None,
-    loaded: Mapping[str, Loaded],
-    values: Mapping[str, Mapping[str, Any]],
-) -> dict[str, Any]:
+def _against(row: Row, latest: Row | None, loaded: Mapping[str, Loaded], values: Mapping[str, Row]) -> Report:
     """One run beside the latest earlier run of its pipeline: status, steps, outputs."""
-    before = {part["name"]: part for part in latest["steps"]} if latest else {}
     now = {part["name"]: part for part in row["steps"]}
+    before = {part["name"]: part for part in latest["steps"]} if latest else {}
     steps = [
         {
             "name": name,
             "status": now[name]["status"] if name in now else "missing",
             "expected": before[name]["status"] if name in before else "",
         }
-        for name in [*now, *(name for name in before if name not in now)]
+        for name in dict.fromkeys([*now, *before])
     ]
     outputs = []
     for name, part in now.items():
         old = {output["name"]: output["artifact_version_id"] for output in before.get(name, {}).get("outputs", ())}
         for output in part["outputs"]:
-            new_value = asdict(loaded.get(output["artifact_version_id"], Loaded(ok=False, error="not loaded")))
-            old_value = values.get(old.get(output["name"], ""), {})
+            value = loaded.get(output["artifact_version_id"], Loaded(ok=False, error="not loaded"))
+            earlier = values.get(old.get(output["name"], ""), {})
             outputs.append(
                 {
                     "step": name,
                     "output": output["name"],
-                    "outcome": _output_outcome(old_value, new_value),
-                    "old": old_value.get("summary", ""),
-                    "new": new_value["summary"] or new_value["error"],
+                    "outcome": _output_outcome(earlier, asdict(value)),
+                    "old": earlier.get("summary", ""),
+                    "new": value.summary or value.error,
                 }
             )
     expected = latest["status"] if latest else ""
-    same_steps = latest is None or all(_alike(part["status"], part["expected"]) for part in steps)
     if not _alike(row["status"], expected or "completed"):
-        outcome = "failed" if row["status"] not in DONE else "different"
+        outcome = "different" if _is_done(row["status"]) else "failed"
     elif not latest:
         outcome = "not_checked"
     else:
+        same_steps = all(_alike(part["status"], part["expected"]) for part in steps)
         outcome = "same" if same_steps and all(item["outcome"] == "same" for item in outputs) else "different"
     return {
         "pipeline": row["pipeline"],
@@ -202,8 +209,12 @@ def _against(
     }
 
 
+def _is_done(status: str) -> bool:
+    return status in DONE
+
+
 def _alike(status: str, expected: str) -> bool:
-    return status == expected or {status, expected} <= DONE
+    return status == expected or (_is_done(status) and _is_done(expected))
 
 
 def _output_outcome(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
@@ -234,7 +245,7 @@ def _findings(report: Mapping[str, Any]) -> Iterator[Finding]:
             subject=subject,
             message=f"The smoke run ended as {report['status']}; the store has no earlier run to compare with.",
         )
-    elif report["status"] not in DONE:
+    elif not _is_done(report["status"]):
         yield Finding(
             id="SR953",
             severity=Severity.INFO,

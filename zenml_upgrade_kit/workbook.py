@@ -50,9 +50,9 @@ def rehearse(run: Run, *, keep_going: bool = False, tell: Callable[[str], None] 
     for step in REHEARSAL[len(done) :]:
         if stopped and step != REHEARSAL[-1]:
             continue
+        tell(f"{step:<14} …")
         result = carry_out(run, step)
         results.append(result)
-        tell(f"{step:<14} {result.status.value:<12} {result.seconds:7.1f} s")
         stopped = stopped or (result.status not in GOOD and not keep_going)
     return results
 
@@ -129,7 +129,13 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, Any], folder:
             kernel_name="python3",
             progress_bar=False,
             cwd=str(folder),
-            config=Config({"KernelManager": {"transport": "tcp" if os.name == "nt" else "ipc"}}),
+            config=Config(
+                {
+                    "KernelManager": {"transport": "tcp" if os.name == "nt" else "ipc"},
+                    # a kernel that is told to end at the wrong moment would say so on our stderr
+                    "NotebookClient": {"extra_arguments": ["--IPKernelApp.log_level=50"]},
+                }
+            ),
         )
 
 
