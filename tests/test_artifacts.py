@@ -200,6 +200,8 @@ class Plain:
     def __init__(self, value):
         self.value = value
 
+shared = [1]
+
 def loop():
     found = []
     found.append(found)
@@ -207,6 +209,7 @@ def loop():
 
 PAIRS = {
     "equal": [
+        ([[1], [1]], [shared, shared]), ({"a": [1], "b": [2]}, {"b": [2], "a": [1]}),
         (1, 1), ({"a": 1, "b": 2}, {"b": 2, "a": 1}), ({1, 2}, {2, 1}), (float("nan"), float("nan")), (loop(), loop()),
         (np.arange(3), np.arange(3)), (pd.DataFrame({"a": [1]}), pd.DataFrame({"a": [1]})), (Plain([1]), Plain([1])),
         (Point(1, [2]), Point(1, [2])), (Colour.RED, Colour.RED), (np.float64(1.5), np.float64(1.5)),

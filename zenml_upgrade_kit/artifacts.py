@@ -53,9 +53,8 @@ def reload(step: Step) -> StepResult:
     local_stores = Path(step.run.needs("00_start").facts["store"]["local_stores"])
     rows, private = {}, {}
     for name, database in databases.items():
-        private[name] = Path(
-            shutil.copy2(database, folder / f"{name}.db")
-        )  # a client writes to the store that it opens
+        # a client writes to the store that it opens
+        private[name] = Path(shutil.copy2(database, folder / f"{name}.db"))
         with closing(sqlite.connect(database)) as connection:
             rows[name] = {row["id"]: row for row in inventory.artifacts(connection, local_stores)}
     unreachable = {key: why for key, row in rows["source"].items() if (why := _unreachable(row))}
@@ -99,7 +98,7 @@ def load(
             environment,
             PROBE,
             [str(request), str(reply)],
-            folder=folder,
+            folder=folder / f"from-{len(loaded)}",  # a log of its own: the reason for a death is at its end
             variables={"ZENML_STORE_URL": f"sqlite:///{database}"},
             timeout=START_UP + timeout * len(pending),
         )

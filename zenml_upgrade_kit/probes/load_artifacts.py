@@ -38,25 +38,24 @@ class Digest:
     floats count by their first 26 bits (about 8 digits): what computing a value a second time leaves alone.
     """
 
-    def __init__(self, rounded=False):
+    def __init__(self, rounded=False, parent=None):
         self.hash = hashlib.sha256()
         self.rounded = rounded
-        self.seen = {}
+        self.path = parent.path if parent else []  # ids of the objects that this one is part of
+        self.known = parent.known if parent else {}  # id to digest and object: kept alive, its id is not used again
+
+    def of(self, value):
+        """The digest of any value, alone."""
+        part = Digest(self.rounded, self)
+        part.add(value)
+        return part.hash.hexdigest()
 
     def put(self, tag, data=b""):
         data = data if isinstance(data, bytes) else str(data).encode("utf-8", "surrogatepass")
         self.hash.update("{}:{}:".format(tag, len(data)).encode())
         self.hash.update(data)
 
-    def branch(self, value, depth):
-        other = Digest(self.rounded)
-        other.seen = self.seen
-        other.add(value, depth)
-        return other.hash.hexdigest()
-
-    def add(self, value, depth=0):
-        if depth > DEEPEST:
-            raise Opaque("nested more than {} deep".format(DEEPEST))
+    def add(self, value):
         if value is None or (isinstance(value, (bool, int, str, bytes)) and type(value).__module__ == "builtins"):
             self.put(type(value).__name__, value if isinstance(value, bytes) else repr(value))
         elif type(value) is float:
@@ -64,61 +63,68 @@ class Digest:
             finite = self.rounded and math.isfinite(value)
             self.put("float", repr(math.ldexp(round(math.ldexp(mantissa, 26)), exponent - 26) if finite else value))
         elif isinstance(value, enum.Enum):
-            self.put("enum", name_of(type(value)))
-            self.add(value.value, depth + 1)
+            self.put("enum", name_of(type(value)) + self.of(value.value))
         elif isinstance(value, (types.FunctionType, types.BuiltinFunctionType, type)):
             self.put("named", "{}.{}".format(value.__module__, value.__qualname__))
         elif isinstance(value, types.ModuleType):
             self.put("module", value.__name__)
         elif isinstance(value, (datetime.date, datetime.time, datetime.timedelta, uuid.UUID, decimal.Decimal)):
             self.put(name_of(type(value)), str(value))
-        elif id(value) in self.seen:
-            self.put("again", self.seen[id(value)][0])
+        elif id(value) in self.path:
+            self.put("cycle", len(self.path) - self.path.index(id(value)))
+        elif id(value) in self.known:
+            self.put("content", self.known[id(value)][0])
+        elif len(self.path) == DEEPEST:
+            raise Opaque("nested more than {} deep".format(DEEPEST))
         else:
-            self.seen[id(value)] = (len(self.seen), value)  # keeps it alive: an id must not be used twice
-            self.add_content(value, depth + 1)
+            self.path.append(id(value))
+            part = Digest(self.rounded, self)
+            part.add_content(value)
+            self.path.pop()
+            self.known[id(value)] = (part.hash.hexdigest(), value)
+            self.put("content", part.hash.hexdigest())
 
-    def add_content(self, value, depth):
+    def add_content(self, value):
         root = type(value).__module__.split(".")[0]
         if isinstance(value, pathlib.PurePath):
             self.add_files(pathlib.Path(value))
         elif isinstance(value, (list, tuple)):
             self.put(name_of(type(value)), len(value))
             for item in value:
-                self.add(item, depth)
+                self.add(item)
         elif isinstance(value, (set, frozenset)):
-            self.put(type(value).__name__, "".join(sorted(self.branch(item, depth) for item in value)))
+            self.put(type(value).__name__, "".join(sorted(map(self.of, value))))
         elif isinstance(value, dict):
-            pairs = sorted(self.branch(key, depth) + self.branch(item, depth) for key, item in value.items())
+            pairs = sorted(self.of(key) + self.of(item) for key, item in value.items())
             self.put(name_of(type(value)), "".join(pairs))
         elif root == "numpy" and hasattr(value, "dtype") and hasattr(value, "tobytes"):
             self.put("numpy", "{} {} {}".format(type(value).__name__, value.dtype.str, getattr(value, "shape", ())))
             if value.dtype.hasobject:
                 for item in value.ravel().tolist():
-                    self.add(item, depth)
+                    self.add(item)
             else:
                 self.put("data", self.bytes_of(value))
         elif root == "pandas" and hasattr(value, "columns"):
             self.put("frame", "x".join(map(str, value.shape)))
-            self.add(value.columns, depth)
-            self.add(value.index, depth)
+            self.add(value.columns)
+            self.add(value.index)
             for position in range(value.shape[1]):
-                self.add_column(value.iloc[:, position], depth)
+                self.add_column(value.iloc[:, position])
         elif root == "pandas" and hasattr(value, "dtype") and hasattr(value, "to_numpy"):
             self.put("pandas", type(value).__name__)
-            self.add_column(value, depth)
+            self.add_column(value)
             if hasattr(value, "index"):
-                self.add(value.index, depth)
+                self.add(value.index)
         else:
-            self.add_state(value, depth)
+            self.add_state(value)
 
-    def add_column(self, column, depth):
+    def add_column(self, column):
         self.put("dtype", str(column.dtype))
-        self.add(getattr(column, "name", None), depth)
+        self.add(getattr(column, "name", None))
         values = column.to_numpy()
         if values.dtype.hasobject:
             for item in values.tolist():
-                self.add("missing" if item is None or item != item else item, depth)
+                self.add("missing" if item is None or item != item else item)
                 self.put("is", type(item).__name__)
         else:
             self.put("data", self.bytes_of(values))
@@ -139,15 +145,12 @@ class Digest:
                 self.put("file", file.relative_to(path).as_posix())
                 self.put("data", file.read_bytes())
 
-    def add_state(self, value, depth):
+    def add_state(self, value):
         """An object is its class and its state: fields where it has them, else what pickle would keep."""
         self.put("object", name_of(type(value)))
-        if (
-            dataclasses.is_dataclass(value)
-            or hasattr(type(value), "model_fields")
-            or hasattr(type(value), "__fields__")
-        ):
-            self.add(dict(vars(value)), depth)
+        pydantic = hasattr(type(value), "model_fields") or hasattr(type(value), "__fields__")
+        if pydantic or dataclasses.is_dataclass(value):
+            self.add(dict(vars(value)))
             return
         reduced = value.__reduce_ex__(2)
         if isinstance(reduced, str):
@@ -158,10 +161,10 @@ class Digest:
         state, *items = [*reduced[2:5], None, None, None][:3]
         if made_by_class and not (arguments or hasattr(value, "__dict__")) and [state, *items] == [None] * 3:
             raise Opaque("no state to compare")
-        self.add(arguments, depth)
-        self.add(state, depth)
+        self.add(arguments)
+        self.add(state)
         for part in items:
-            self.add(None if part is None else list(part), depth)
+            self.add(None if part is None else list(part))
 
 
 def name_of(cls):
