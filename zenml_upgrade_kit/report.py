@@ -11,11 +11,10 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 from zenml_upgrade_kit import words
 from zenml_upgrade_kit.errors import RunUnusable
-from zenml_upgrade_kit.findings import Finding, Severity, Status, StepResult, Verdict
+from zenml_upgrade_kit.findings import Severity, Status, StepResult, Verdict
 from zenml_upgrade_kit.runs import REHEARSAL, Run, write_whole
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -26,6 +25,8 @@ _ACTIVE = re.compile(
     r"|<[^>]*\b(on[a-z]+\s*=|(src|srcset|poster|background)\s*=\s*(?![\s\"']*data:))"
 )
 """Parts of HTML that run or load something."""
+_STILL = {"text/plain", "text/html", "text/markdown", "image/png"}
+"""Kinds of output that pages show."""
 
 _EXPLANATIONS = {
     "GO": "The rehearsal found nothing that speaks against the upgrade.",
@@ -42,31 +43,129 @@ def write(run: Run) -> Path:
     """
     results = list(_results(run))
     _write_notebooks(run, results)
-    _save(run, run.folder / "summary.md", _run_markdown(run, results))
-    _save(
-        run,
-        run.folder / "junit.xml",
-        _xml(f"ZenML {run.source_version} to {run.target_version}", _steps(results)),
-    )
+    story = run.redactor.json(_story(run, results))
     index = run.folder / "index.html"
-    _save(run, index, _render("run.html.j2", run.redactor.json(_run_page(run, results))))
+    _save(run, run.folder / "summary.md", _render("run.md.j2", story))
+    _save(run, run.folder / "junit.xml", _render("junit.xml.j2", story))
+    _save(run, index, _render("run.html.j2", story))
     _save(run, run.folder.parent / "index.html", _render("runs.html.j2", {"runs": list(_all_runs(run.folder.parent))}))
     return index
 
 
 def junit(result: StepResult) -> str:
     """One step as JUnit XML: a test case for the step, each check, finding and thing not checked."""
-    return _xml("zenml-upgrade", {result.step: result})
+    return _render("junit.xml.j2", {"title": "zenml-upgrade", "steps": [_step(result.step, result)]})
 
 
 def markdown(result: StepResult) -> str:
     """One step for a chat or a pull request."""
-    heading = f"## {words.mark(_word(result))}: {_md(words.title(result.step))}"
-    return "\n".join([heading, "", *_findings_markdown([result])]) + "\n"
+    return _render("step.md.j2", {"step": _step(result.step, result), **_found([result])})
 
 
 def _save(run: Run, path: Path, text: str) -> None:
     write_whole(path, run.redactor.text(text))
+
+
+def _render(template: str, context: Mapping[str, Any]) -> str:
+    """A template with values as they are in JSON: templates say how a value is told, and every text is made plain."""
+    import jinja2
+    from markupsafe import Markup
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=lambda name: not (name or "").endswith(".md.j2"),
+        finalize=lambda value: value if isinstance(value, Markup) else "–" if value is None else words.plain(value),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    said = (words.mark, words.tone, words.title, words.count, words.duration, words.when, _md)
+    environment.filters |= {function.__name__.strip("_"): function for function in said}
+    style = Markup((TEMPLATES / "page.css").read_text(encoding="utf-8"))
+    page = environment.get_template(template).render(css=style, colours=words.COLOURS, most=MOST_IN_SUMMARY, **context)
+    return page.rstrip() + "\n"
+
+
+def _md(value: Any) -> str:
+    """Text that markdown shows as it is: on one line, nothing in it is markup."""
+    text = re.sub(r"\s+", " ", words.plain(value)).strip()
+    return re.sub(r"([\\`*_{}\[\]|~#$])", r"\\\1", text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+# what the templates tell
+
+
+def _story(run: Run, results: list[StepResult]) -> dict[str, Any]:
+    """A whole run for ``run.html.j2``, ``run.md.j2`` and ``junit.xml.j2``."""
+    verdict, reasons = _verdict(run)
+    done = {result.step: result for result in results}
+    steps = [_step(name, done.get(name)) for name in sorted({*REHEARSAL, *done})]
+    files = [path for one in ("*.json", "results/*.json", "notebooks/*.ipynb") for path in sorted(run.folder.glob(one))]
+    return {
+        "title": _upgrade(run),
+        "verdict": verdict,
+        "explanation": _EXPLANATIONS[verdict],
+        "reasons": reasons,
+        "started": results[0].started if results else run.folder.name.partition("-")[0],
+        "seconds": sum(result.seconds for result in results),
+        "steps": [{**step, "page": (run.folder / f"{step['name']}.html").exists()} for step in steps],
+        **_found(_told(results)),
+        "files": ["summary.md", "junit.xml", *(path.relative_to(run.folder).as_posix() for path in files)],
+    }
+
+
+def _told(results: Iterable[StepResult]) -> list[StepResult]:
+    """The results without the decision's, which says again what the other steps found; its reasons are on top."""
+    return [result for result in results if result.step != REHEARSAL[-1]]
+
+
+def _step(name: str, result: StepResult | None) -> dict[str, Any]:
+    """One row for a step, and its test cases."""
+    return {
+        "name": name,
+        "word": _word(result),
+        "findings": len(result.findings) if result else None,
+        "missing": len(result.not_checked) if result else None,
+        "started": result.started if result else "",
+        "seconds": result.seconds if result else None,
+        "cases": list(_cases(name, result)),
+    }
+
+
+def _found(results: Iterable[StepResult]) -> dict[str, list[dict[str, Any]]]:
+    """Findings, worst first, what was not checked, and what could not be carried out, each with its step."""
+    results, order = list(results), [severity.value for severity in Severity]
+    found = [{**finding.to_json(), "step": result.step} for result in results for finding in result.findings]
+    missing = [{"step": result.step, "text": line} for result in results for line in result.not_checked]
+    errors = [{"step": result.step, "text": _error(result)} for result in results if result.status is Status.ERROR]
+    return {
+        "findings": sorted(found, key=lambda finding: order.index(finding["severity"])),
+        "missing": missing,
+        "errors": errors,
+    }
+
+
+def _cases(step: str, result: StepResult | None) -> Iterator[dict[str, str]]:
+    """A test case for the step, each check, finding and thing not checked; kind is the element inside it."""
+    if result is None:
+        yield {"name": step, "kind": "skipped", "text": "not carried out"}
+        return
+    error = _error(result) if result.status is Status.ERROR else ""
+    yield {"name": step, "kind": "error" if error else "", "text": error}
+    for check in result.facts.get("checks") or ():
+        if check["outcome"] == "passed":
+            yield {"name": f"{check['id']} {check['title']}", "kind": "", "text": ""}
+    for finding in result.findings:
+        kind = "failure" if finding.severity is Severity.BLOCK else "system-out"
+        start = "" if kind == "failure" else f"{finding.severity.value}: "
+        text = "\n".join(filter(None, [start + finding.message, finding.remedy, finding.url]))
+        yield {"name": f"{finding.id} {finding.subject}", "kind": kind, "text": text}
+    for line in result.not_checked if step != REHEARSAL[-1] else ():
+        yield {"name": line, "kind": "skipped", "text": "not checked"}
+
+
+def _error(result: StepResult) -> str:
+    return str(result.facts.get("error") or "the step could not be carried out")
 
 
 def _results(run: Run) -> Iterator[StepResult]:
@@ -80,27 +179,16 @@ def _results(run: Run) -> Iterator[StepResult]:
             yield result
 
 
-def _steps(results: Iterable[StepResult]) -> dict[str, StepResult | None]:
-    """Every step of a rehearsal and every other one that left a result, in order; None where there is no result."""
-    done = {result.step: result for result in results}
-    return {step: done.get(step) for step in sorted({*REHEARSAL, *done})}
-
-
 def _word(result: StepResult | None) -> str:
     """What a step is marked with: the decision with its verdict, every other step with its status."""
     return str(result.facts.get("verdict") or result.status.value) if result else "not carried out"
-
-
-def _told(results: Iterable[StepResult]) -> list[StepResult]:
-    """The results without the decision's, which says again what the other steps found; its reasons are on top."""
-    return [result for result in results if result.step != REHEARSAL[-1]]
 
 
 def _verdict(run: Run) -> tuple[str, list[str]]:
     """``verdict.json`` as word and reasons; the word is ``unfinished`` while there is none."""
     try:
         value = json.loads((run.folder / "verdict.json").read_text(encoding="utf-8"))
-        reasons = [words.plain(reason) for reason in value.get("reasons", ())]
+        reasons = list(value.get("reasons", ()))
         more = [f"… and {words.count(len(reasons) - MOST_REASONS, 'more reason')}"] if reasons[MOST_REASONS:] else []
         return Verdict(value["verdict"]).value, reasons[:MOST_REASONS] + more
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -111,103 +199,17 @@ def _upgrade(run: Run) -> str:
     return f"ZenML upgrade {run.source_version} → {run.target_version}"
 
 
-# pages
-
-
-def _render(template: str, context: Mapping[str, Any]) -> str:
-    import jinja2
-    from markupsafe import Markup
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
-    )
-    style = Markup((TEMPLATES / "page.css").read_text(encoding="utf-8"))
-    return environment.get_template(template).render(css=style, colours=words.COLOURS, **context)
-
-
-def _run_page(run: Run, results: list[StepResult]) -> dict[str, Any]:
-    """What ``run.html.j2`` shows."""
-    verdict, reasons = _verdict(run)
-    found = [(result, finding) for result in _told(results) for finding in result.findings]
-    groups = [(severity, [pair for pair in found if pair[1].severity is severity]) for severity in Severity]
-    return {
-        "upgrade": _upgrade(run),
-        "verdict_mark": words.mark(verdict),
-        "verdict_tone": words.tone(verdict),
-        "explanation": _EXPLANATIONS[verdict],
-        "reasons": reasons,
-        "started": words.when(results[0].started) if results else words.when(run.folder.name.partition("-")[0]),
-        "seconds": words.duration(sum(result.seconds for result in results)),
-        "steps": [_step_row(run, step, result) for step, result in _steps(results).items()],
-        "errors": [
-            {"step": words.title(result.step), "text": words.plain(result.facts["error"])}
-            for result in results
-            if result.facts.get("error")
-        ],
-        "groups": [
-            {
-                "mark": words.mark(severity.value),
-                "tone": words.tone(severity.value),
-                "count": words.count(len(pairs), "finding"),
-                "findings": [{**_plain(finding), "step": words.title(result.step)} for result, finding in pairs],
-            }
-            for severity, pairs in groups
-            if pairs
-        ],
-        "missing": [
-            f"{words.title(result.step)}: {words.plain(line)}"
-            for result in _told(results)
-            for line in result.not_checked
-        ],
-        "files": [
-            path.relative_to(run.folder).as_posix()
-            for pattern in (
-                "summary.md",
-                "junit.xml",
-                "verdict.json",
-                "plan.json",
-                "results/*.json",
-                "notebooks/*.ipynb",
-            )
-            for path in sorted(run.folder.glob(pattern))
-        ],
-    }
-
-
-def _plain(finding: Finding) -> dict[str, str]:
-    values = {"subject": finding.subject, "message": finding.message, "remedy": finding.remedy, "url": finding.url}
-    return {"id": finding.id, **{key: words.plain(value) for key, value in values.items()}}
-
-
-def _step_row(run: Run, step: str, result: StepResult | None) -> dict[str, Any]:
-    page = f"{step}.html"
-    return {
-        "title": words.title(step),
-        "page": page if (run.folder / page).exists() else "",
-        **_marked(_word(result)),
-        "findings": len(result.findings) if result else "–",
-        "missing": len(result.not_checked) if result else "–",
-        "seconds": words.duration(result.seconds) if result else "–",
-    }
-
-
-def _all_runs(folder: Path) -> Iterator[dict[str, str]]:
+def _all_runs(folder: Path) -> Iterator[dict[str, Any]]:
     """One row for each run in a folder of runs, newest first; damaged ones keep their name."""
     for path in sorted(folder.glob("*/plan.json"), reverse=True):
         name = path.parent.name
-        row = {"name": name, "page": f"{name}/index.html", "started": words.when(name.partition("-")[0])}
-        if not (path.parent / "index.html").exists():
-            row["page"] = ""
+        page = f"{name}/index.html" if (path.parent / "index.html").exists() else ""
+        row = {"name": name, "page": page, "started": name.partition("-")[0]}
         try:
             run = Run.open(path.parent)
-            word = _verdict(run)[0]
-            yield {**row, "source": run.source_version, "target": run.target_version, **_marked(word)}
+            yield {**row, "source": run.source_version, "target": run.target_version, "word": _verdict(run)[0]}
         except RunUnusable:
-            yield {**row, "source": "–", "target": "–", "mark": "× damaged", "tone": "broken"}
-
-
-def _marked(word: str) -> dict[str, str]:
-    return {"mark": words.mark(word), "tone": words.tone(word)}
+            yield {**row, "source": None, "target": None, "word": "damaged"}
 
 
 # executed notebooks
@@ -227,7 +229,7 @@ def _write_notebooks(run: Run, results: list[StepResult]) -> None:
     exporter.register_preprocessor(  # type: ignore[no-untyped-call]
         "nbconvert.preprocessors.CoalesceStreamsPreprocessor", enabled=True
     )
-    by_step = {result.step: _word(result) for result in results}
+    done = {result.step: result for result in results}
     head = _render("head.html.j2", {})
     for path in paths:
         try:
@@ -235,12 +237,16 @@ def _write_notebooks(run: Run, results: list[StepResult]) -> None:
             notebook = nbformat.reads(scrubbed, as_version=4)  # type: ignore[no-untyped-call]
         except (OSError, ValueError, AttributeError):
             continue  # a notebook that was being written when the run was killed
-        word = by_step.get(path.stem, "unfinished")
+        result = done.get(path.stem)
+        word = _word(result) if result else "unfinished"
+        blocking = _told(results) if path.stem == REHEARSAL[-1] else [result] if result else []
         kit = {
             "head": head,
+            "stopped": _render("stopped.html.j2", run.redactor.json(_found(blocking))),
             "title": f"{words.title(path.stem)}: {_upgrade(run)}",
             "upgrade": _upgrade(run),
-            **_marked(word),
+            "mark": words.mark(word),
+            "tone": words.tone(word),
             "steps": [
                 {"title": words.title(other.stem), "page": f"{other.stem}.html", "here": other == path}
                 for other in paths
@@ -257,116 +263,11 @@ def _still(notebook: Any) -> Any:
         if cell.cell_type == "markdown" and _ACTIVE.search(cell.source):
             cell.source = cell.source.replace("<", "&lt;")
         if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if not _is_widget(output)]
-        for output in cell.get("outputs", ()):
-            data = output.get("data", {})
-            for kind in ("text/html", "text/markdown", "image/svg+xml", "application/javascript"):
-                if kind == "application/javascript" or _ACTIVE.search(data.get(kind, "")):
-                    data.pop(kind, None)
+            for output in cell.outputs:
+                data = output.get("data", {})
+                dead = "application/vnd.jupyter.widget-view+json" in data
+                for kind in [*data]:
+                    if dead or kind not in _STILL or (kind != "text/plain" and _ACTIVE.search(data[kind])):
+                        del data[kind]
+            cell.outputs = [output for output in cell.outputs if output.get("data") != {}]
     return notebook
-
-
-def _is_widget(output: Mapping[str, Any]) -> bool:
-    return "application/vnd.jupyter.widget-view+json" in output.get("data", {})
-
-
-# summary.md
-
-
-def _run_markdown(run: Run, results: list[StepResult]) -> str:
-    verdict, reasons = _verdict(run)
-    lines = [f"# {words.mark(verdict)}: {_md(_upgrade(run))}", "", _EXPLANATIONS[verdict], ""]
-    lines += [*(f"- {_md(reason)}" for reason in reasons), *([""] if reasons else [])]
-    lines += ["| Step | Status | Findings | Time |", "|---|---|--:|--:|"]
-    for step, result in _steps(results).items():
-        row = _step_row(run, step, result)
-        lines.append(f"| {_md(row['title'])} | {row['mark']} | {row['findings']} | {row['seconds']} |")
-    errors = [
-        f"- **{words.mark('error')}** {_md(words.title(result.step))}: {_md(result.facts['error'])}"
-        for result in results
-        if result.facts.get("error")
-    ]
-    return "\n".join([*lines, "", *errors, *([""] if errors else []), *_findings_markdown(_told(results))]) + "\n"
-
-
-def _findings_markdown(results: Iterable[StepResult]) -> list[str]:
-    """The worst findings, and how many things were not checked."""
-    order = list(Severity)
-    results = list(results)
-    found = sorted(
-        (f for result in results for f in result.findings), key=lambda finding: order.index(finding.severity)
-    )
-    lines = []
-    for finding in found[:MOST_IN_SUMMARY]:
-        remedy = f" *{_md(finding.remedy)}*" if finding.remedy else ""
-        start = f"- **{words.mark(finding.severity.value)}** {_md(finding.id)} {_md(finding.subject)}:"
-        lines.append(f"{start} {_md(finding.message)}{remedy}")
-    if len(found) > MOST_IN_SUMMARY:
-        lines.append(f"- … and {words.count(len(found) - MOST_IN_SUMMARY, 'more finding')}")
-    missing = [line for result in results for line in result.not_checked]
-    lines += [f"- **{words.mark('not_checked')}** {_md(line)}" for line in missing[:MOST_IN_SUMMARY]]
-    if len(missing) > MOST_IN_SUMMARY:
-        lines.append(f"- … and {words.count(len(missing) - MOST_IN_SUMMARY, 'thing')} more not checked")
-    return lines or ["No findings."]
-
-
-def _md(value: Any) -> str:
-    """Text that markdown shows as it is: on one line, nothing in it is markup."""
-    text = re.sub(r"\s+", " ", words.plain(value)).strip()
-    return re.sub(r"([\\`*_{}\[\]|~#$])", r"\\\1", text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-# junit.xml
-
-
-def _xml(name: str, steps: Mapping[str, StepResult | None]) -> str:
-    root = ElementTree.Element("testsuites", name=words.plain(name))
-    for step, result in steps.items():
-        if result is None:
-            suite = ElementTree.SubElement(root, "testsuite", name=step, time="0.000")
-            _inside(_case(suite, step, step), "skipped", "not carried out")
-            continue
-        suite = ElementTree.SubElement(root, "testsuite", name=step, time=f"{result.seconds:.3f}")
-        if result.started:
-            suite.set("timestamp", result.started)
-        case = _case(suite, step, step, result.seconds)
-        if result.status is Status.ERROR:
-            _inside(case, "error", result.facts.get("error", "the step could not be carried out"))
-        for check in result.facts.get("checks") or ():
-            if check.get("outcome") == "passed":
-                _case(suite, step, f"{check['id']} {check['title']}")
-        for finding in result.findings:
-            case = _case(suite, step, f"{finding.id} {finding.subject}")
-            text = "\n".join(filter(None, [finding.message, finding.remedy, finding.url]))
-            _inside(
-                case,
-                "failure" if finding.severity is Severity.BLOCK else "system-out",
-                text,
-                kind=finding.severity.value,
-            )
-        for line in result.not_checked if step != REHEARSAL[-1] else ():
-            _inside(_case(suite, step, line), "skipped", "not checked")
-    for element in [*root, root]:
-        for attribute, tag in {
-            "tests": "testcase",
-            "failures": "failure",
-            "errors": "error",
-            "skipped": "skipped",
-        }.items():
-            element.set(attribute, str(len(list(element.iter(tag)))))
-    ElementTree.indent(root)
-    return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
-
-
-def _case(suite: ElementTree.Element, step: str, name: str, seconds: float = 0) -> ElementTree.Element:
-    return ElementTree.SubElement(
-        suite, "testcase", classname=f"zenml_upgrade.{step}", name=words.plain(name), time=f"{seconds:.3f}"
-    )
-
-
-def _inside(case: ElementTree.Element, tag: str, text: Any, kind: str = "") -> None:
-    """A failure, error, skip or note inside a test case."""
-    element = ElementTree.SubElement(case, tag)
-    element.text = f"{kind}: {words.plain(text)}" if tag == "system-out" else words.plain(text)
-    if tag != "system-out":
-        element.set("message", words.plain(text).partition("\n")[0])

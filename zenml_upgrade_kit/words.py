@@ -1,9 +1,10 @@
-"""Statuses, durations, sizes and times as people read them."""
+"""Statuses, durations, sizes, times and other facts as people read them."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
@@ -11,7 +12,7 @@ _MARKS = {
     "good": ("✓", "GO", "pass", "passed", "same", "loads", "completed", "cached"),
     "warn": ("!", "GO_WITH_WARNINGS", "warn", "different"),
     "bad": ("✗", "NO_GO", "block", "fails", "failed", "no run"),
-    "broken": ("×", "error"),
+    "broken": ("×", "error", "damaged"),
     "dim": ("?", "not_checked", "not_applicable", "not carried out", "missing", "unfinished"),
     "info": ("i", "info"),
 }
@@ -30,7 +31,9 @@ _UNREADABLE = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9
 
 
 def mark(word: str) -> str:
-    """A status, severity, outcome or verdict as glyph and word, never colour alone: ``✓ pass``, ``✗ NO-GO``."""
+    """A status, severity, outcome or verdict as glyph and word, never colour alone: ``✓ pass``; a dash stays one."""
+    if word == "–":
+        return word
     glyph = _OF_WORD.get(word, ("info", "·"))[1]
     return f"{glyph} {'NO-GO' if word == 'NO_GO' else word.replace('_', ' ')}"
 
@@ -87,3 +90,30 @@ def when(moment: Any) -> str:
 def plain(value: Any) -> str:
     """Text without terminal colours and without characters that neither HTML nor XML may hold."""
     return _UNREADABLE.sub("", str(value).replace("\r\n", "\n").replace("\r", "\n"))
+
+
+_FORMATS = {"seconds": duration, "bytes": size, "database_bytes": size}
+_FORMATS |= {"started": when, "finished": when, "last_run": when}
+
+
+def told_as(fact: str, value: Any) -> str:
+    """A fact by its name, such as ``seconds``, ``bytes`` or ``started``; everything else as :func:`told`."""
+    return _FORMATS[fact](value) if fact in _FORMATS and value is not None else told(value)
+
+
+def told(value: Any) -> str:
+    """Any JSON value as one readable piece of text; nothing is a dash."""
+    if value in (None, "", [], {}):
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (int, float)):
+        return f"{value:,}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{plain(name)}: {told(item)}" for name, item in value.items())
+    return ", ".join(map(told, value)) if isinstance(value, (list, tuple)) else plain(value)
+
+
+def names(facts: Iterable[str]) -> dict[str, str]:
+    """Facts that need no other name: ``rows_compared`` is ``Rows compared``."""
+    return {fact: fact.replace("_", " ").capitalize() for fact in facts}
