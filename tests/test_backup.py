@@ -1,16 +1,19 @@
 """The backup: equal to a source that may be in use, and never taken for one when it is not whole."""
 
 import json
+import os
+import signal
 import sqlite3
-import threading
-import time
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from zenml_upgrade_kit import backup, plan
+from zenml_upgrade_kit import plan
 from zenml_upgrade_kit.backup import back_up, open_backup
 from zenml_upgrade_kit.errors import BackupUnusable, KitError
 from zenml_upgrade_kit.findings import Status, StepResult
@@ -44,6 +47,10 @@ def folder(run: Run) -> Path:
     return run.work / "20_backup"
 
 
+def newest(run: Run) -> Path:
+    return max(path for path in folder(run).iterdir() if path.is_dir())
+
+
 def state(database: Path) -> tuple[str, list[str]]:
     return sqlite.digest(database), sorted(path.name for path in database.parent.iterdir())
 
@@ -59,7 +66,7 @@ def test_the_backup_is_equal_to_the_source_and_the_source_is_untouched(run: Run,
     assert whole.database.read_bytes()[header:] == database.read_bytes()[header:]
     assert whole.config_yaml is not None
     assert whole.config_yaml.read_bytes() == (config / "config.yaml").read_bytes()
-    assert {path.name: path.stat().st_mode & 0o777 for path in folder(run).iterdir()} == {
+    assert {path.name: path.stat().st_mode & 0o777 for path in whole.folder.iterdir()} == {
         "zenml.db": 0o600,
         "config.yaml": 0o600,
         "manifest.json": 0o644,
@@ -69,7 +76,7 @@ def test_the_backup_is_equal_to_the_source_and_the_source_is_untouched(run: Run,
 
 def test_the_manifest_says_what_is_in_the_backup_and_where_it_belongs(run: Run, config: Path, database: Path) -> None:
     manifest = take(run).facts["manifest"]
-    assert manifest == json.loads((folder(run) / "manifest.json").read_text())
+    assert manifest == json.loads((newest(run) / "manifest.json").read_text())
     assert (manifest["format"], manifest["source_version"], manifest["stamp"]) == (1, "0.70.0", "0.70.0")
     assert manifest["database"]["restore_to"] == str(database)
     assert manifest["config_yaml"]["restore_to"] == str(config / "config.yaml")
@@ -98,39 +105,74 @@ def test_a_wal_store_in_use_is_backed_up_with_its_newest_rows(run: Run, database
         before = state(database)
         assert take(run).status is Status.PASS
         assert state(database) == before
-    assert sorted(path.name for path in folder(run).iterdir()) == ["config.yaml", "manifest.json", "zenml.db"]
-    with closing(sqlite.connect(folder(run) / "zenml.db")) as copy:
+    assert sorted(path.name for path in newest(run).iterdir()) == ["config.yaml", "manifest.json", "zenml.db"]
+    with closing(sqlite.connect(newest(run) / "zenml.db")) as copy:
         assert [row["name"] for row in copy.execute("SELECT name FROM tag")] == ["new"]
+
+
+WRITER = """
+import sqlite3, sys, time
+path, mode, patience, times = sys.argv[1:]
+c = sqlite3.connect(path, timeout=float(patience), isolation_level=None)
+c.execute("PRAGMA journal_mode = " + mode)
+for _ in range(int(times)):
+    c.execute("INSERT INTO tag (id, name, color, created, updated) VALUES (hex(randomblob(9)), '', 'red', '', '')")
+    print("written", flush=True)
+    time.sleep(0.005)
+"""
+
+
+def writer(database: Path, mode: str, *, patience: float, times: int) -> subprocess.Popen[str]:
+    """Another process that writes to the store; it prints a line for every row, and the error it ended with."""
+    command = [sys.executable, "-c", WRITER, str(database), mode, str(patience), str(times)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 @pytest.mark.parametrize("mode", ["wal", "delete"])
 def test_somebody_who_writes_meanwhile_makes_no_difference(run: Run, database: Path, mode: str) -> None:
-    stop = threading.Event()
-    written: list[str] = []
-
-    def write() -> None:
-        with closing(sqlite3.connect(database, timeout=30, isolation_level=None)) as writer:
-            writer.execute(f"PRAGMA journal_mode = {mode}")
-            while not stop.is_set():
-                name = f"t{len(written)}"
-                writer.execute(
-                    "INSERT INTO tag (id, name, color, created, updated) VALUES (?, ?, 'red', '', '')", (name, name)
-                )
-                written.append(name)
-                time.sleep(0.01)  # a writer that never lets go would starve every reader
-
-    thread = threading.Thread(target=write)
-    thread.start()
-    try:
-        while len(written) < 3:
-            time.sleep(0.01)
+    with writer(database, mode, patience=30, times=100_000) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "written\n"
         results = [take(run) for _ in range(5)]
-    finally:
-        stop.set()
-        thread.join()
+        process.kill()
+        written = 1 + process.stdout.read().count("written\n")
     assert {result.status for result in results} == {Status.PASS}
     rows = [result.facts["manifest"]["tables"]["tag"]["rows"] for result in results]
-    assert 3 <= rows[0] < rows[-1] <= len(written)
+    assert rows == sorted(rows)
+    assert 1 <= rows[0] <= rows[-1] <= written + 1
+
+
+@pytest.mark.parametrize("mode", ["wal", "delete"])
+def test_a_writer_waits_for_the_copy_and_its_comparison_only(
+    run: Run, database: Path, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After each part of the work somebody without patience tries to write."""
+    answers: list[tuple[str, bool]] = []
+
+    def then_write(name: str) -> None:
+        original = getattr(sqlite, name)
+
+        def call(*arguments: Any) -> Any:
+            value = original(*arguments)
+            with writer(database, mode, patience=0, times=1) as process:
+                answer = process.communicate()[0]
+            assert answer == "written\n" or "database is locked" in answer
+            answers.append((name, answer == "written\n"))
+            return value
+
+        monkeypatch.setattr(sqlite, name, call)
+
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute(f"PRAGMA journal_mode = {mode}")
+        for name in ("copy_from", "same_pages", "fingerprints"):
+            then_write(name)
+        result = take(run)
+    waited = [("copy_from", False), ("same_pages", False), ("fingerprints", True)]
+    free = [("copy_from", True), ("same_pages", True), ("fingerprints", True), ("fingerprints", True)]
+    assert answers == (waited if mode == "delete" else free)
+    assert result.status is Status.PASS
+    assert result.facts["verified"]["compared"].startswith("every byte" if mode == "delete" else "rows and contents")
+    assert result.facts["manifest"]["tables"]["tag"]["rows"] == 0
 
 
 def test_a_copy_that_differs_blocks_and_gets_no_manifest(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,26 +193,45 @@ def test_a_copy_that_differs_blocks_and_gets_no_manifest(run: Run, monkeypatch: 
         open_backup(folder(run))
 
 
-def test_a_backup_that_was_killed_is_refused_and_can_be_taken_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
+def killed_at(moment: int, run: Run) -> bool:
+    """Back up in a process that is killed at its nth look at, or change to, the folder of backups; False: it ended."""
+    if not (child := os.fork()):
+        left = moment
 
-    with monkeypatch.context() as patch:
-        patch.setattr(backup, "write_whole", killed)
-        with pytest.raises(KeyboardInterrupt):
-            take(run)
-    assert (folder(run) / "zenml.db").exists()
-    with pytest.raises(BackupUnusable, match="no backup was finished"):
-        open_backup(folder(run))
+        def count(event: str, arguments: tuple[object, ...]) -> None:
+            nonlocal left
+            if any("20_backup" in str(argument) for argument in arguments):
+                left -= 1
+                if not left:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(count)
+        take(run)
+        os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+def test_a_backup_that_is_killed_at_any_moment_costs_neither_the_one_before_nor_the_next(run: Run) -> None:
+    moment = 1
+    while killed_at(moment, run) and not list(folder(run).glob("*/manifest.json")):
+        with pytest.raises(BackupUnusable, match="no backup was finished"):
+            open_backup(folder(run))
+        moment += 1
+    first, moment = open_backup(folder(run)).folder, 1
+    while killed_at(moment, run) and open_backup(folder(run)).folder == first:
+        moment += 1
+    assert moment > 10
+    assert open_backup(folder(run)).folder.name.startswith("002-")
     assert take(run).status is Status.PASS
-    assert open_backup(folder(run))
+    held = sorted(folder(run).iterdir())
+    assert (held[0], open_backup(folder(run)).folder) == (first, held[2])
 
 
 @pytest.mark.parametrize("name", ["zenml.db", "config.yaml"])
 @pytest.mark.parametrize("harm", ["flipped byte", "cut", "gone"])
 def test_a_backup_whose_file_changed_is_refused(run: Run, name: str, harm: str) -> None:
     take(run)
-    path = folder(run) / name
+    path = newest(run) / name
     data = bytearray(path.read_bytes())
     data[100] ^= 1
     if harm == "gone":
@@ -184,20 +245,19 @@ def test_a_backup_whose_file_changed_is_refused(run: Run, name: str, harm: str) 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": 1}', '{"format": 2}'])
 def test_a_manifest_that_says_nothing_usable_is_refused(run: Run, text: str) -> None:
     take(run)
-    (folder(run) / "manifest.json").write_text(text)
+    (newest(run) / "manifest.json").write_text(text)
     with pytest.raises(BackupUnusable):
         open_backup(folder(run))
 
 
 def test_the_backup_from_before_an_upgrade_is_never_replaced_by_one_from_after_it(run: Run, database: Path) -> None:
     take(run)
-    before = (folder(run) / "zenml.db").read_bytes()
+    before = (newest(run) / "zenml.db").read_bytes()
     with closing(sqlite3.connect(database)) as connection, connection:
         connection.execute("UPDATE alembic_version SET version_num = '0.98.0'")
     with pytest.raises(BackupUnusable, match="keeps it"):
         take(run)
-    assert (folder(run) / "zenml.db").read_bytes() == before
-    assert open_backup(folder(run))
+    assert open_backup(folder(run)).database.read_bytes() == before
 
 
 def test_zenmls_own_leftover_backup_stays_where_it_is(run: Run, database: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from zenml_upgrade_kit import backup, environments, plan, upgrade
+from zenml_upgrade_kit import backup, plan, probing, upgrade
 from zenml_upgrade_kit.environments import Environment
 from zenml_upgrade_kit.errors import BackupUnusable, EnvironmentFailed, KitError, StoreUnreadable
 from zenml_upgrade_kit.findings import Status, StepResult
@@ -31,8 +31,8 @@ class Site:
         values = {"store": str(config), "to": "0.98.0", "out": str(out), "source_python": str(python)}
         self.run = Run.create(plan.make(values), version, "0.98.0", config / "config.yaml")
         assert backup.back_up(self.run.begin("20_backup")).status is Status.PASS
-        saved = self.run.work / "20_backup"
-        self.old = sqlite.digest(saved / "zenml.db"), (saved / "config.yaml").read_bytes()
+        self.saved = backup.open_backup(self.run.work / "20_backup").folder
+        self.old = sqlite.digest(self.saved / "zenml.db"), (self.saved / "config.yaml").read_bytes()
 
     def content(self) -> tuple[str, bytes]:
         return sqlite.digest(self.database), (self.config / "config.yaml").read_bytes()
@@ -211,7 +211,7 @@ def test_a_damaged_backup_is_never_restored(site: Callable[[str], Site], apply: 
     own = site("0.70.0")
     own.spoil()
     before = own.content()
-    (own.run.work / "20_backup" / "zenml.db").write_bytes(b"damaged")
+    (own.saved / "zenml.db").write_bytes(b"damaged")
     with pytest.raises(BackupUnusable):
         own.roll_back(apply=apply)
     assert own.content() == before
@@ -253,7 +253,7 @@ def test_an_old_release_that_lists_something_else_blocks(
 ) -> None:
     own = site("0.70.0")
     answer = {"zenml": "0.70.0", "user": "default", "runs": 0, "stacks": 1}
-    monkeypatch.setattr(environments, "run_probe", lambda *_, **__: dict(answer))
+    monkeypatch.setattr(probing, "run_probe", lambda *_, **__: dict(answer))
     result = own.roll_back(apply=True)
     assert [finding.id for finding in result.findings] == ["RB902"]
     assert "0 runs of" in result.findings[0].message

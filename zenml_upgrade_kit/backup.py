@@ -1,15 +1,15 @@
-"""Copies the database and config.yaml into the run, and proves the copy equal to the source, table by table."""
+"""Copies the database and config.yaml into the run, and proves the copy equal to the source."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 import sqlite3
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,9 @@ NOT_INCLUDED = (
 class Backup:
     """A whole backup, its files hashed just now.
 
-    manifest: ``format``, ``kit_version``, ``source_version``, ``stamp``, ``started``, ``finished``, ``database`` and
-    ``config_yaml`` (``file``, ``bytes``, ``sha256``, ``restore_to``; the latter null when there was none), ``tables``
-    (name to ``rows`` and ``fingerprint``).
+    manifest: ``format``, ``kit_version``, ``source_version``, ``stamp``, ``started``, ``finished``, ``compared`` (what
+    proved the copy, and when), ``database`` and ``config_yaml`` (``file``, ``bytes``, ``sha256``, ``restore_to``; the
+    latter null when there was none), ``tables`` (name to ``rows`` and ``fingerprint``).
     """
 
     folder: Path
@@ -45,49 +45,56 @@ class Backup:
 def back_up(step: Step) -> StepResult:
     """Back up the plan's store; the source may be in use, is only read, and is seen at one moment.
 
-    facts: ``folder``, ``manifest``, ``verified``, ``not_included``. A copy that differs from the source is a BK302
-    finding and gets no manifest, so that nothing takes it for a backup.
+    Each backup is a folder of its own under the step's, numbered, complete with its manifest; a complete one is never
+    changed or removed. facts: ``folder``, ``manifest``, ``verified``, ``not_included``. A copy that differs from the
+    source is a BK302 finding and gets no manifest, so that nothing takes it for a backup.
+
+    In rollback-journal mode writers wait while the copy is made and its bytes are compared with the file; in WAL mode,
+    where nobody waits, rows and contents of every table are compared.
     """
-    store, folder = locate(step.plan.store), step.work
-    _keep_what_matters(folder, store)
-    for leftover in folder.iterdir():
-        leftover.unlink()
-    started = now()
-    part, database = folder / "zenml.db.part", folder / "zenml.db"
+    store, started = locate(step.plan.store), now()
+    complete = {path.parent for path in step.work.glob("*/manifest.json")}
+    for unfinished in {path for path in step.work.iterdir() if path.is_dir()} - complete:
+        shutil.rmtree(unfinished)
+    folder = step.work / f"{len(complete) + 1:03}-{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}"
+    database = folder / "zenml.db"
     try:
-        with closing(sqlite.connect(store.path)) as source:
-            _make_room(folder, source)
-            source.execute("BEGIN")  # what is compared is what was copied, whoever writes meanwhile
-            stamps = sqlite.stamps(source)
-            sqlite.copy_from(source, part)
-            expected = _content(source)
-        with closing(sqlite.connect(part)) as copy:
-            problems = [line for line in sqlite.check(copy) if line != "ok"]
-            found = _content(copy)
+        with store.path.open("rb") as file, closing(sqlite.connect(store.path)) as source:
+            _make_room(step.work, source)
+            source.execute("BEGIN")
+            stamp = ", ".join(sqlite.stamps(source))
+            _keep_what_matters(step.work, stamp)
+            folder.mkdir(mode=0o700)
+            sqlite.copy_from(source, database)
+            expected = None if sqlite.same_pages(file, database) else _content(source)
+        with closing(sqlite.connect(database)) as copy:
+            problems, content = sqlite.damage(copy), _content(copy)
     except sqlite3.Error as error:
         raise sqlite.unreadable(store.path, error) from None
-    different = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    wanted = expected or content
+    different = sorted(name for name in wanted.keys() | content.keys() if wanted.get(name) != content.get(name))
     if problems or different:
-        return step.result([_not_proven(part, problems, different)], {"folder": str(folder), "verified": {}})
-    part.replace(database)
+        return step.result([_not_proven(database, problems, different)], {"folder": str(folder), "verified": {}})
+    how = "rows and contents of every table" if expected else "every byte of every page"
     manifest = {
         "format": FORMAT,
         "kit_version": __version__,
         "source_version": step.run.source_version,
-        "stamp": ", ".join(stamps),
+        "stamp": stamp,
         "started": started,
         "finished": now(),
+        "compared": f"{how}, in the read transaction in which they were copied",
         "database": _described(database, store.path),
         "config_yaml": _copy_config(store, folder),
-        "tables": found,
+        "tables": content,
     }
     write_whole(folder / "manifest.json", json.dumps(manifest, indent=1) + "\n")
-    whole = open_backup(folder)
+    whole = open_backup(step.work)
     verified = {
+        "compared": manifest["compared"],
         "quick_check": "ok",
-        "tables_compared": len(found),
-        "rows_compared": sum(table["rows"] for table in found.values()),
-        "rows_and_contents": "equal to the source",
+        "tables_compared": len(content),
+        "rows_compared": sum(table["rows"] for table in content.values()),
         "files_hashed_again": 2 if whole.config_yaml else 1,
     }
     facts = {"folder": str(folder), "manifest": manifest, "verified": verified, "not_included": list(NOT_INCLUDED)}
@@ -95,27 +102,30 @@ def back_up(step: Step) -> StepResult:
 
 
 def open_backup(folder: Path) -> Backup:
-    """The backup in a folder; raises :class:`BackupUnusable` unless every file is as the manifest says."""
+    """The newest complete backup in a folder of backups.
+
+    Raises :class:`BackupUnusable` when there is none, or a file of it is not as its manifest says.
+    """
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        own, manifest = _newest(folder)
         if manifest["format"] != FORMAT:
-            raise _unusable(folder, f"a manifest of format {FORMAT}", f"format {manifest['format']}", "use a newer kit")
+            raise _unusable(own, f"a manifest of format {FORMAT}", f"format {manifest['format']}", "use a newer kit")
         entries = [manifest["database"], *filter(None, [manifest["config_yaml"]])]
-        for entry in entries:
-            path = folder / entry["file"]
+        files = [own / entry["file"] for entry in entries]
+        for path, entry in zip(files, entries, strict=True):
             if not path.is_file() or sqlite.digest(path) != entry["sha256"]:
                 found = "another content" if path.is_file() else "no such file"
-                raise _unusable(folder, f"{entry['file']} with SHA-256 {entry['sha256'][:16]}…", found)
-        return Backup(
-            folder=folder,
-            database=folder / manifest["database"]["file"],
-            config_yaml=folder / manifest["config_yaml"]["file"] if manifest["config_yaml"] else None,
-            manifest=manifest,
-        )
-    except FileNotFoundError:
-        raise _unusable(folder, "manifest.json, which is written last", "none: no backup was finished here") from None
+                raise _unusable(own, f"{path.name} with SHA-256 {entry['sha256'][:16]}…", found)
+        return Backup(folder=own, database=files[0], config_yaml=files[1] if files[1:] else None, manifest=manifest)
     except (OSError, ValueError, KeyError, TypeError):
         raise _unusable(folder, "a readable manifest.json", "a damaged one") from None
+
+
+def _newest(folder: Path) -> tuple[Path, dict[str, Any]]:
+    manifests = sorted(folder.glob("*/manifest.json"))
+    if not manifests:
+        raise _unusable(folder, "manifest.json, which is written last", "none: no backup was finished here")
+    return manifests[-1].parent, json.loads(manifests[-1].read_text(encoding="utf-8"))
 
 
 def _unusable(folder: Path, expected: str, found: str, remedy: str = "") -> BackupUnusable:
@@ -123,19 +133,16 @@ def _unusable(folder: Path, expected: str, found: str, remedy: str = "") -> Back
     return BackupUnusable(f"the backup in {folder} cannot be used", expected=expected, found=found, remedy=remedy)
 
 
-def _keep_what_matters(folder: Path, store: Store) -> None:
-    """Raises :class:`BackupUnusable` rather than replace the backup from before an upgrade by one from after it."""
-    try:
-        stamp = open_backup(folder).manifest["stamp"]
-    except BackupUnusable:
-        return
-    with closing(sqlite.connect(store.path)) as source:
-        current = ", ".join(sqlite.stamps(source))
-    if current != stamp:
+def _keep_what_matters(folder: Path, stamp: str) -> None:
+    """Raises :class:`BackupUnusable` rather than let a backup from after an upgrade come before the one from before."""
+    held = stamp
+    with suppress(BackupUnusable, OSError, ValueError, KeyError, TypeError):
+        held = _newest(folder)[1]["stamp"]
+    if held != stamp:
         raise BackupUnusable(
             f"this run holds the backup of the store from before it was changed, and keeps it: {folder}",
-            expected=f"a store that is still at {stamp}",
-            found=f"a store at {current or 'no stamp'}",
+            expected=f"a store that is still at {held}",
+            found=f"a store at {stamp or 'no stamp'}",
             remedy="start a new run for the store as it is now, or go back with 90_rollback",
         )
 
@@ -158,12 +165,11 @@ def _content(connection: sqlite3.Connection) -> dict[str, dict[str, Any]]:
 
 
 def _described(path: Path, original: Path) -> dict[str, Any]:
-    return {
-        "file": path.name,
-        "bytes": path.stat().st_size,
-        "sha256": sqlite.digest(path),
-        "restore_to": str(original),
-    }
+    """What the manifest says of a file, once it is safely on disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    size, sha256 = path.stat().st_size, sqlite.digest(path)
+    return {"file": path.name, "bytes": size, "sha256": sha256, "restore_to": str(original)}
 
 
 def _copy_config(store: Store, folder: Path) -> dict[str, Any] | None:
@@ -171,22 +177,17 @@ def _copy_config(store: Store, folder: Path) -> dict[str, Any] | None:
     if store.config_yaml is None:
         return None
     copy = folder / "config.yaml"
-    data = store.config_yaml.read_bytes()
-    with open(os.open(copy, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    described = _described(copy, store.config_yaml)
-    assert described["sha256"] == hashlib.sha256(data).hexdigest()
-    return described
+    copy.touch(mode=0o600)
+    copy.write_bytes(store.config_yaml.read_bytes())
+    return _described(copy, store.config_yaml)
 
 
-def _not_proven(part: Path, problems: list[str], different: list[str]) -> Finding:
+def _not_proven(copy: Path, problems: list[str], different: list[str]) -> Finding:
     seen = [*problems, *(f"table {name} differs from the source" for name in different)]
     return Finding(
         id="BK302",
         severity=Severity.BLOCK,
-        subject=str(part),
+        subject=str(copy),
         message=f"No proven backup of this database: {'; '.join(seen[:5])}.",
         remedy="Run the backup step again; if it happens again, check the disk.",
         data={"problems": problems, "tables": different},

@@ -132,7 +132,7 @@ def collect(store: Store, target: Release) -> StoreFacts:
         known |= {"leftover_backup": str(leftover), "leftover_backup_date": changed.date().isoformat()}
     try:
         with closing(sqlite.connect(store.path)) as connection:
-            known["damage"] = tuple(line for line in sqlite.check(connection, full=True) if line != "ok")
+            known["damage"] = tuple(sqlite.damage(connection, full=True))
             known["tables"] = sqlite.tables(connection)
             known["stamps"] = tuple(sqlite.stamps(connection))
     except StoreUnreadable as error:
