@@ -12,7 +12,7 @@ import sqlite3
 import sys
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import closing
 from functools import cache
 from pathlib import Path
@@ -25,36 +25,37 @@ from zenml_upgrade_kit.errors import StoreUnreadable
 from zenml_upgrade_kit.stores import Store, sqlite
 
 _NO_LIBRARY = frozenset(sys.stdlib_module_names) | {"zenml", "__main__", "builtins", ""}
-Tables = Mapping[str, list[str]]
 
 
 def take(store: Store) -> dict[str, Any]:
     """Everything a report says about a store, as JSON.
 
     libraries: distribution name (import name where the store does not know it) to the version that wrote the newest
-    artifact of it, "" where none was recorded.
-    python_versions, zenml_versions: how many runs recorded each. Times are UTC as stored.
-    Raises :class:`StoreUnreadable`.
+    artifact of it, "" where none was recorded. python_versions: how many runs recorded each, of the orchestrator where
+    steps and so artifacts were made, else of the client. zenml_versions: likewise. Times are UTC as stored.
+    Raises :class:`StoreUnreadable`, also when tables that every release has are missing.
     """
     try:
         with closing(sqlite.connect(store.path)) as connection:
             connection.execute("BEGIN")
-            tables = sqlite.tables(connection)
             stamps = sqlite.stamps(connection)
-            zenml_versions = _recorded(connection, tables, "client_version")
+            zenml_versions = _recorded(connection, "client_version")
+            pythons = _recorded(connection, "orchestrator_environment", "python_version")
+            pythons = pythons or _recorded(connection, "client_environment", "python_version")
+            versions = "artifact_version" if "artifact_version" in sqlite.tables(connection) else "artifact"
             return {
                 "stamps": stamps,
                 "source_version": source_version(stamps[0], zenml_versions) if stamps else "",
                 "database_bytes": store.path.stat().st_size,
                 "tables": sqlite.counts(connection),
-                "runs_by_status": dict(_pairs(connection, tables, "pipeline_run", "status")),
-                "pipelines": _pipelines(connection, tables),
-                "artifacts_by_type": _artifacts_by_type(connection, tables),
-                "stacks": _stacks(connection, tables),
-                "users": _users(connection, tables),
-                "schedules": _schedules(connection, tables),
-                "libraries": _libraries(connection, tables),
-                "python_versions": _python_versions(connection, tables),
+                "runs_by_status": dict(_distinct(connection, "pipeline_run", "status")),
+                "pipelines": _pipelines(connection),
+                "artifacts_by_type": _artifacts_by_type(connection, versions),
+                "stacks": _stacks(connection),
+                "users": sorted(name for name, _ in _distinct(connection, "user", "name")),
+                "schedules": _schedules(connection),
+                "libraries": _libraries(connection, versions),
+                "python_versions": pythons,
                 "zenml_versions": zenml_versions,
             }
     except sqlite3.Error as error:
@@ -65,7 +66,7 @@ def recorded_versions(store: Store) -> list[str]:
     """The ZenML releases that runs recorded; empty where they cannot be read."""
     try:
         with closing(sqlite.connect(store.path)) as connection:
-            return list(_recorded(connection, sqlite.tables(connection), "client_version"))
+            return list(_recorded(connection, "client_version"))
     except (sqlite3.Error, StoreUnreadable):
         return []
 
@@ -87,16 +88,13 @@ def artifacts(connection: sqlite3.Connection, local_stores: Path) -> list[dict[s
     lies in ``local_stores``.
     """
     tables = sqlite.tables(connection)
-    stores = _artifact_stores(connection, tables, local_stores)
+    stores = _artifact_stores(connection, local_stores)
     source_of = cache(_source)  # few different texts in many rows
     if "artifact_version" in tables:
-        source = "artifact_version AS v LEFT JOIN artifact AS a ON a.id = v.artifact_id"
-        name, version = "a.name", "v.version"
+        source, name = "artifact_version AS v LEFT JOIN artifact AS a ON a.id = v.artifact_id", "a.name"
     else:  # before 0.51.0 a row of artifact is what is now a version
-        source = "artifact AS v"
-        name, version = "v.name", "v.version" if "version" in tables.get("artifact", []) else "''"
-    if "artifact" not in tables:
-        return []
+        source, name = "artifact AS v", "v.name"
+    version = "v.version" if "version" in (tables.get("artifact_version") or tables["artifact"]) else "NULL"
     rows = connection.execute(
         f"SELECT v.id, {name} AS name, {version} AS version, v.type, v.data_type, v.materializer, v.uri,"
         f" v.artifact_store_id AS store_id FROM {source} ORDER BY v.created, v.id"
@@ -122,43 +120,30 @@ def runs(
 
     A step that was taken from the cache names the step it came from in ``original_step_run_id``.
     """
-    tables = sqlite.tables(connection)
-    if "pipeline_run" not in tables:
-        return []
     chosen = (
         "FROM pipeline_run AS r LEFT JOIN pipeline AS p ON p.id = r.pipeline_id"
         " WHERE :pipeline IS NULL OR p.name = :pipeline ORDER BY r.created DESC, r.id LIMIT :limit"
     )
+    of_runs = f"s.pipeline_run_id IN (SELECT r.id {chosen})"
     values = {"pipeline": pipeline, "limit": -1 if limit is None else limit}
+    query = f"SELECT r.id, r.name, p.name AS pipeline, r.status, r.start_time {chosen}"
     found = {
-        row["id"]: {**dict(row), "id": dashed(row["id"]), "steps": []}
-        for row in connection.execute(
-            f"SELECT r.id, r.name, p.name AS pipeline, r.status, r.start_time {chosen}", values
-        )
+        row["id"]: {**dict(row), "id": dashed(row["id"]), "steps": []} for row in connection.execute(query, values)
     }
-    outputs: dict[str, list[dict[str, Any]]] = {}
-    of_runs = f"pipeline_run_id IN (SELECT r.id {chosen})"
-    for row in connection.execute(
+    query = (
         "SELECT o.step_id, o.name, o.artifact_id FROM step_run_output_artifact AS o"
-        f" JOIN step_run AS s ON s.id = o.step_id WHERE s.{of_runs} ORDER BY o.name",
-        values,
-    ):
-        output = {"name": row["name"], "artifact_version_id": dashed(row["artifact_id"])}
-        outputs.setdefault(row["step_id"], []).append(output)
-    for row in connection.execute(
-        "SELECT id, pipeline_run_id, name, status, original_step_run_id FROM step_run"
-        f" WHERE {of_runs} ORDER BY start_time, created",
-        values,
-    ):
-        found[row["pipeline_run_id"]]["steps"].append(
-            {
-                "id": dashed(row["id"]),
-                "name": row["name"],
-                "status": row["status"],
-                "outputs": outputs.get(row["id"], []),
-                "original_step_run_id": dashed(row["original_step_run_id"]),
-            }
-        )
+        f" JOIN step_run AS s ON s.id = o.step_id WHERE {of_runs} ORDER BY o.name"
+    )
+    outputs: dict[str, list[dict[str, Any]]] = {}
+    for step, name, artifact in connection.execute(query, values):
+        outputs.setdefault(step, []).append({"name": name, "artifact_version_id": dashed(artifact)})
+    query = (
+        "SELECT s.id, s.pipeline_run_id, s.name, s.status, s.original_step_run_id FROM step_run AS s"
+        f" WHERE {of_runs} ORDER BY s.start_time, s.created"
+    )
+    for key, run, name, status, original in connection.execute(query, values):
+        step = {"id": dashed(key), "name": name, "status": status, "outputs": outputs.get(key, [])}
+        found[run]["steps"].append({**step, "original_step_run_id": dashed(original)})
     return list(found.values())
 
 
@@ -170,30 +155,46 @@ def dashed(value: str | None) -> str | None:
         return value
 
 
-def _source(text: str | None) -> dict[str, Any]:
-    """A stored source; plain dotted names, as very old releases wrote them, become the same shape."""
+def _parsed(text: str | bytes | None) -> dict[str, Any] | None:
+    """A JSON object; None for anything else."""
     try:
         value = json.loads(text or "{}")
     except ValueError:
-        value = None
-    if isinstance(value, dict):
-        return value
-    module, _, attribute = str(text).rpartition(".")
-    return {"module": module, "attribute": attribute, "type": "unknown"}
+        return None
+    return value if isinstance(value, dict) else None
 
 
-def _pairs(connection: sqlite3.Connection, tables: Tables, table: str, *columns: str) -> list[tuple[Any, ...]]:
-    """Distinct values of columns and how often they occur, most often first; nothing when one of them is missing."""
-    if not set(columns) <= set(tables.get(table, [])):
-        return []
+def _source(text: str | None) -> dict[str, Any]:
+    """A stored source; plain dotted names, as very old releases wrote them, become the same shape."""
+    value = _parsed(text)
+    if value is None:
+        module, _, attribute = str(text).rpartition(".")
+        value = {"module": module, "attribute": attribute, "type": "unknown"}
+    return value
+
+
+def _distinct(connection: sqlite3.Connection, table: str, *columns: str) -> list[tuple[Any, ...]]:
+    """Distinct values of columns and how often they occur, most often first."""
     names = ", ".join(map(sqlite.quoted, columns))
     query = f"SELECT {names}, COUNT(*) AS n FROM {sqlite.quoted(table)} GROUP BY {names} ORDER BY n DESC, {names}"
     return [tuple(row) for row in connection.execute(query)]
 
 
-def _pipelines(connection: sqlite3.Connection, tables: Tables) -> list[dict[str, Any]]:
-    if not {"pipeline", "pipeline_run"} <= set(tables):
-        return []
+def _recorded(connection: sqlite3.Connection, column: str, key: str = "") -> dict[str, int]:
+    """What runs recorded in a column, or under a key of its JSON, and how often, most often first.
+
+    Columns moved from the run (0.43) to its deployment (0.45.0), which became a snapshot (0.90.0).
+    """
+    counted: Counter[str] = Counter()
+    for table, columns in sqlite.tables(connection).items():
+        if table in ("pipeline_run", "pipeline_deployment", "pipeline_snapshot") and column in columns:
+            for value, count in _distinct(connection, table, column):
+                if found := (_parsed(value) or {}).get(key) if key else value:
+                    counted[str(found)] += count
+    return dict(counted.most_common())
+
+
+def _pipelines(connection: sqlite3.Connection) -> list[dict[str, Any]]:
     rows = connection.execute(
         "SELECT p.name, COUNT(r.id) AS runs, MAX(r.created) AS newest, r.start_time AS last_run,"
         " r.status AS last_status FROM pipeline AS p LEFT JOIN pipeline_run AS r ON r.pipeline_id = p.id"
@@ -202,25 +203,15 @@ def _pipelines(connection: sqlite3.Connection, tables: Tables) -> list[dict[str,
     return [{key: row[key] for key in ("name", "runs", "last_run", "last_status")} for row in rows]
 
 
-def _artifacts_by_type(connection: sqlite3.Connection, tables: Tables) -> list[dict[str, Any]]:
-    counted: Counter[tuple[str, str]] = Counter()
-    for materializer, data_type, count in _pairs(connection, tables, _versions(tables), "materializer", "data_type"):
-        counted[_dotted(materializer), _dotted(data_type)] += count
+def _artifacts_by_type(connection: sqlite3.Connection, versions: str) -> list[dict[str, Any]]:
+    counted: Counter[tuple[str, ...]] = Counter()
+    for *texts, count in _distinct(connection, versions, "materializer", "data_type"):
+        sources = map(_source, texts)
+        counted[tuple(".".join(filter(None, (it.get("module"), it.get("attribute")))) for it in sources)] += count
     return [{"materializer": key[0], "type": key[1], "count": count} for key, count in counted.most_common()]
 
 
-def _versions(tables: Tables) -> str:
-    return "artifact_version" if "artifact_version" in tables else "artifact"
-
-
-def _dotted(text: str | None) -> str:
-    source = _source(text)
-    return ".".join(filter(None, (source.get("module"), source.get("attribute"))))
-
-
-def _stacks(connection: sqlite3.Connection, tables: Tables) -> list[dict[str, Any]]:
-    if not {"stack", "stack_composition", "stack_component"} <= set(tables):
-        return []
+def _stacks(connection: sqlite3.Connection) -> list[dict[str, Any]]:
     rows = connection.execute(
         "SELECT s.id, s.name AS stack, c.name, c.type, c.flavor FROM stack AS s"
         " LEFT JOIN stack_composition AS m ON m.stack_id = s.id LEFT JOIN stack_component AS c ON c.id = m.component_id"
@@ -234,13 +225,7 @@ def _stacks(connection: sqlite3.Connection, tables: Tables) -> list[dict[str, An
     return list(found.values())
 
 
-def _users(connection: sqlite3.Connection, tables: Tables) -> list[str]:
-    return [name for name, _ in sorted(_pairs(connection, tables, "user", "name"))]
-
-
-def _schedules(connection: sqlite3.Connection, tables: Tables) -> list[dict[str, Any]]:
-    if not {"schedule", "pipeline"} <= set(tables):
-        return []
+def _schedules(connection: sqlite3.Connection) -> list[dict[str, Any]]:
     rows = connection.execute(
         "SELECT s.name, s.active, s.cron_expression, s.interval_second, p.name AS pipeline"
         " FROM schedule AS s LEFT JOIN pipeline AS p ON p.id = s.pipeline_id ORDER BY s.name"
@@ -248,15 +233,12 @@ def _schedules(connection: sqlite3.Connection, tables: Tables) -> list[dict[str,
     return [{**dict(row), "active": bool(row["active"])} for row in rows]
 
 
-def _libraries(connection: sqlite3.Connection, tables: Tables) -> dict[str, str]:
-    table = _versions(tables)
-    if not {"materializer", "data_type", "created"} <= set(tables.get(table, [])):
-        return {}
+def _libraries(connection: sqlite3.Connection, versions: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for column in ("materializer", "data_type"):
-        query = f"SELECT {column}, MAX(created) AS newest FROM {table} GROUP BY {column} ORDER BY newest"
-        for row in connection.execute(query):
-            source = _source(row[0])
+        query = f"SELECT {column}, MAX(created) AS newest FROM {versions} GROUP BY {column} ORDER BY newest"
+        for text, _ in connection.execute(query):
+            source = _source(text)
             root = str(source.get("module") or "").split(".")[0]
             if root not in _NO_LIBRARY and source.get("type") in ("distribution_package", "unknown"):
                 name = str(source.get("package_name") or root)
@@ -264,56 +246,15 @@ def _libraries(connection: sqlite3.Connection, tables: Tables) -> dict[str, str]
     return dict(sorted(found.items()))
 
 
-def _python_versions(connection: sqlite3.Connection, tables: Tables) -> dict[str, int]:
-    """Pythons that runs recorded: the orchestrator's, where steps and so artifacts were made, else the client's."""
-    texts = _pairs(connection, tables, "pipeline_run", "orchestrator_environment")
-    counted = _counted((_environment(text).get("python_version"), count) for text, count in texts)
-    return counted or _counted(
-        (_environment(text).get("python_version"), count)
-        for table in ("pipeline_run", "pipeline_deployment", "pipeline_snapshot")
-        for text, count in _pairs(connection, tables, table, "client_environment")
-    )
-
-
-def _environment(text: str | None) -> dict[str, Any]:
-    try:
-        value = json.loads(text or "{}")
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _recorded(connection: sqlite3.Connection, tables: Tables, column: str) -> dict[str, int]:
-    """A column that moved from the run (0.43) to its deployment (0.45.0), which became a snapshot (0.90.0)."""
-    return _counted(
-        pair
-        for table in ("pipeline_run", "pipeline_deployment", "pipeline_snapshot")
-        for pair in _pairs(connection, tables, table, column)
-    )
-
-
-def _counted(pairs: Iterable[tuple[Any, ...]]) -> dict[str, int]:
-    counted: Counter[str] = Counter()
-    for value, count in pairs:
-        if value:
-            counted[str(value)] += count
-    return dict(counted.most_common())
-
-
-def _artifact_stores(
-    connection: sqlite3.Connection, tables: Tables, local_stores: Path
-) -> dict[str, dict[str, str | None]]:
-    if "stack_component" not in tables:
-        return {}
+def _artifact_stores(connection: sqlite3.Connection, local_stores: Path) -> dict[str, dict[str, str | None]]:
+    query = "SELECT id, flavor, configuration FROM stack_component WHERE type = 'artifact_store'"
     found: dict[str, dict[str, str | None]] = {}
-    for row in connection.execute(
-        "SELECT id, flavor, configuration FROM stack_component WHERE type = 'artifact_store'"
-    ):
+    for key, flavor, configuration in connection.execute(query):
         try:
-            path = json.loads(base64.b64decode(row["configuration"] or b"")).get("path")
-        except (ValueError, AttributeError):
+            path = (_parsed(base64.b64decode(configuration or b"")) or {}).get("path")
+        except ValueError:
             path = None
-        if not path and row["flavor"] == "local":
-            path = str(local_stores / str(dashed(row["id"])))
-        found[row["id"]] = {"store_flavor": row["flavor"], "store_root": path}
+        if not path and flavor == "local":
+            path = str(local_stores / str(dashed(key)))
+        found[key] = {"store_flavor": flavor, "store_root": path}
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import yaml
 from zenml_upgrade_kit.errors import BadPlan, KitError, StoreUnreadable
 
 FORMS = "sqlite:////abs/path/zenml.db, the path of a .db file, a ZenML config directory, or env:NAME"
+OTHERWISE = f"give one of: {FORMS}"
 DEFAULT = Path("default_zen_store", "zenml.db")
 """Where ZenML keeps its own database, under the local stores folder."""
 
@@ -56,52 +58,32 @@ def locate(given: str) -> Store:
                 remedy=f"export {name}=sqlite:////abs/path/zenml.db",
             )
         return locate(value)
-    if "://" in given:
-        return _named(_file(given))
-    path = Path(os.path.abspath(os.path.expanduser(given)))
-    return _configured(path) if path.is_dir() else _named(path)
+    path = _file(given) if "://" in given else Path(os.path.abspath(os.path.expanduser(given)))
+    if path.is_dir():
+        config, stores = path / "config.yaml", path / "local_stores"
+        path = _database(config, stores)
+        return _checked(path, config, _stores_of(path, stores), f"correct store.url in {config}")
+    config = path.parent.parent.parent / "config.yaml"  # its usual place; it may be that of another database
+    stores = _stores_of(path, path.parent)
+    return _checked(path, _naming(path, config, config.parent / "local_stores"), stores, OTHERWISE)
 
 
 def _own() -> Store:
     """As ZenML does it: its config folder, then ``ZENML_STORE_URL``, then ``config.yaml``, then the default place."""
-    folder = Path(
-        os.environ.get("ZENML_CONFIG_PATH") or platformdirs.user_config_dir("zenml", appauthor=False, roaming=True)
-    )
-    stores = Path(os.environ.get("ZENML_LOCAL_STORES_PATH") or folder / "local_stores")
-    config = folder / "config.yaml"
-    if url := os.environ.get("ZENML_STORE_URL"):
-        path, named = _file(url), config.is_file() and _same(_database(config, stores), _file(url))
-    else:
-        path, named = (_database(config, stores), True) if config.is_file() else (stores / DEFAULT, False)
-    remedy = f"name the store with --store: {FORMS}"
-    return _checked(path, config if named else None, Path(os.path.abspath(stores)), remedy)
+    usual = platformdirs.user_config_dir("zenml", appauthor=False, roaming=True)
+    folder = Path(os.environ.get("ZENML_CONFIG_PATH") or usual)
+    stores = Path(os.path.abspath(os.environ.get("ZENML_LOCAL_STORES_PATH") or folder / "local_stores"))
+    config, url = folder / "config.yaml", os.environ.get("ZENML_STORE_URL")
+    path = _file(url) if url else _database(config, stores) if config.is_file() else stores / DEFAULT
+    return _checked(path, _naming(path, config, stores), stores, f"name the store with --store: {FORMS}")
 
 
-def _configured(folder: Path) -> Store:
-    config = folder / "config.yaml"
-    if not config.is_file():
-        raise StoreUnreadable(
-            f"{folder} is not a ZenML config directory",
-            expected="a folder with config.yaml",
-            found="no config.yaml in it",
-            remedy=f"give one of: {FORMS}",
-        )
-    path = _database(config, folder / "local_stores")
-    return _checked(path, config, _stores_of(path, folder / "local_stores"), f"correct store.url in {config}")
-
-
-def _named(path: Path) -> Store:
-    """A database given by itself; the config.yaml at the usual place counts only when it names this very file."""
-    config = path.parent.parent.parent / "config.yaml"
-    try:
-        named = config.is_file() and _same(_database(config, config.parent / "local_stores"), path)
-    except KitError:
-        named = False
-    return _checked(path, config if named else None, _stores_of(path, path.parent), f"give one of: {FORMS}")
-
-
-def _same(one: Path, other: Path) -> bool:
-    return os.path.realpath(one) == os.path.realpath(other)
+def _naming(path: Path, config: Path, stores: Path) -> Path | None:
+    """The config.yaml, when there is one and it names this very database."""
+    with suppress(KitError):
+        if os.path.realpath(_database(config, stores)) == os.path.realpath(path):
+            return config
+    return None
 
 
 def _stores_of(path: Path, otherwise: Path) -> Path:
@@ -110,61 +92,47 @@ def _stores_of(path: Path, otherwise: Path) -> Path:
 
 def _database(config: Path, stores: Path) -> Path:
     """The SQLite file that a config.yaml names; without a store section it is ZenML's default one."""
+    expected, found = "readable YAML, key: value lines", "an empty or different document"
     try:
         value: Any = yaml.safe_load(config.read_text(encoding="utf-8"))
+        if isinstance(value, dict):
+            section = value.get("store")
+            if section is None:
+                return Path(os.path.abspath(stores / DEFAULT))
+            if isinstance(section, dict) and isinstance(section.get("url"), str):
+                return _file(section["url"])
+            expected, found = "store.url", "a store section without it"
+    except FileNotFoundError:
+        expected, found = "a ZenML config directory, with a config.yaml", "no config.yaml in it"
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        # A YAML error quotes the line, and the line may be a password: only its kind is told.
-        found = error.strerror if isinstance(error, OSError) else type(error).__name__
-        raise _unusable(config, "a readable YAML file", found or "an error while reading") from None
-    if not isinstance(value, dict):
-        raise _unusable(config, "key: value lines", "an empty or different document")
-    section = value.get("store")
-    if section is None:
-        return Path(os.path.abspath(stores / DEFAULT))
-    if not isinstance(section, dict) or not isinstance(section.get("url"), str):
-        raise _unusable(config, "store.url", "a store section without it")
-    return _file(section["url"])
-
-
-def _unusable(config: Path, expected: str, found: str) -> StoreUnreadable:
-    remedy = "correct it, or name the database itself: --store sqlite:////abs/path/zenml.db"
-    return StoreUnreadable(f"{config} does not tell where the store is", expected=expected, found=found, remedy=remedy)
+        found = type(error).__name__  # a YAML error quotes the line, and the line may be a password
+    raise StoreUnreadable(
+        f"{config} does not tell where the store is", expected=expected, found=found, remedy=OTHERWISE
+    )
 
 
 def _file(url: str) -> Path:
     """The path in a ``sqlite:///`` URL; messages never repeat a URL, which may hold a password."""
     scheme = urlsplit(url).scheme.split("+")[0].lower()
+    path = unquote(url.removeprefix("sqlite:///").split("?")[0])
+    if url.startswith("sqlite:///") and os.path.isabs(path):
+        return Path(os.path.abspath(path))
+    problem, expected = "the store's URL cannot be used", "sqlite:////abs/path/zenml.db (four slashes)"
+    remedy = OTHERWISE
     if scheme in {"mysql", "mariadb"}:
-        raise BadPlan(
-            "MySQL and MariaDB stores are not supported yet",
-            expected="a SQLite store",
-            found=f"a {scheme}:// URL",
-            remedy="wait for a release of the kit that rehearses MySQL, or rehearse with a SQLite store",
-        )
+        problem, expected = "MySQL and MariaDB stores are not supported yet", "a SQLite store"
+        remedy = "wait for a release of the kit that rehearses MySQL, or rehearse with a SQLite store"
     if scheme in {"http", "https"}:
-        raise BadPlan(
-            "the store is a ZenML server",
-            expected="the address of the server's database",
-            found=f"its REST address ({scheme}://)",
-            remedy="run the kit where the server's database can be reached and name that database with --store",
-        )
-    path = unquote(url[len("sqlite:///") :].split("?")[0]) if url.startswith("sqlite:///") else ""
-    if not path or not os.path.isabs(path):
-        raise BadPlan(
-            "the store's URL cannot be used",
-            expected="sqlite:////abs/path/zenml.db (four slashes)",
-            found=f"a {scheme or 'strange'} URL" if scheme != "sqlite" else "a sqlite URL without an absolute path",
-            remedy=f"give one of: {FORMS}",
-        )
-    return Path(os.path.abspath(path))
+        problem, expected = "the store is a ZenML server", "the address of the server's database"
+        remedy = "run the kit where the server's database can be reached and name that database with --store"
+    raise BadPlan(problem, expected=expected, found=f"a {scheme or 'strange'}: URL", remedy=remedy)
 
 
 def _checked(path: Path, config: Path | None, stores: Path, remedy: str) -> Store:
-    problem = f"the store {path} cannot be read"
-    if not path.is_file():
-        found = "a directory" if path.is_dir() else "something else" if path.exists() else "no such file"
-        raise StoreUnreadable(problem, expected="a SQLite database file", found=found, remedy=remedy)
-    if not os.access(path, os.R_OK):
-        remedy = "run the kit as a user who may read it; it needs no write access"
-        raise StoreUnreadable(problem, expected="a file you may read", found="no read permission", remedy=remedy)
-    return Store(engine="sqlite", path=path, config_yaml=config, local_stores=stores)
+    if path.is_file() and os.access(path, os.R_OK):
+        return Store(engine="sqlite", path=path, config_yaml=config, local_stores=stores)
+    found = "no such file" if not path.exists() else "no file" if not path.is_file() else "no read permission"
+    remedy = "run the kit as a user who may read it" if path.is_file() else remedy
+    raise StoreUnreadable(
+        f"the store {path} cannot be read", expected="a SQLite database that you may read", found=found, remedy=remedy
+    )
