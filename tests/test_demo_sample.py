@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from zenml_upgrade_kit import demo, environments, plan, pythons
-from zenml_upgrade_kit.environments import Ended, Environment
+from zenml_upgrade_kit import demo, environments, plan, probing, pythons
 from zenml_upgrade_kit.errors import BadPlan, EnvironmentFailed, ProbeFailed, RunUnusable
+from zenml_upgrade_kit.probing import Ended, Environment
 
 Deployment = Callable[..., Path]
 BUILT_IN = {"int", "float", "bool", "str", "bytes", "dict", "list", "tuple", "set"}
@@ -29,7 +29,7 @@ def without_zenml(monkeypatch: pytest.MonkeyPatch, returncode: int) -> None:
 
     here = Environment(version="0.70.0", python=Path(sys.executable), python_version="", packages={}, origin="given")
     monkeypatch.setattr(environments, "ensure", lambda *_, **__: here)
-    monkeypatch.setattr(environments, "run_command", ended)
+    monkeypatch.setattr(probing, "run_command", ended)
 
 
 def database(config: Path) -> Path:
@@ -113,7 +113,8 @@ def test_the_default_release_is_one_that_a_python_here_runs(
     assert bool(said) == (chosen != demo.DEFAULT)
 
 
-def test_a_machine_without_a_fitting_python_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_a_fitting_python_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pythons, "find", lambda: [pythons.Python(path=Path("/py"), version="3.7.1")])
-    with pytest.raises(EnvironmentFailed, match=r"3\.7\.1"):
-        demo._default(lambda _: None)
+    with pytest.raises(EnvironmentFailed, match=r"3\.7\.1 \(on PATH.*pyenv"):
+        demo.build(tmp_path / "runs", log=lambda _: None)
+    assert not (tmp_path / "runs").exists()

@@ -15,13 +15,17 @@ from pathlib import Path
 
 import pytest
 
-from zenml_upgrade_kit import environments, plan, pythons, recipes, releases
-from zenml_upgrade_kit.environments import Environment
-from zenml_upgrade_kit.errors import EnvironmentFailed, ProbeFailed
+from zenml_upgrade_kit import environments, plan, probing, pythons, recipes, releases
+from zenml_upgrade_kit.errors import EnvironmentFailed, ProbeFailed, RequirementsConflict
+from zenml_upgrade_kit.probing import Environment
+from zenml_upgrade_kit.pythons import Python
 from zenml_upgrade_kit.recipes import Unresolvable
 
 HERE = Environment(version="0.0.0", python=Path(sys.executable), python_version="", packages={}, origin="given")
 """This interpreter: enough where no ZenML is needed."""
+
+PYTHON = Python(path=Path(sys.executable), version="3.11.7")
+RELEASE = releases.get("0.70.0")
 
 
 def fake_pythons(monkeypatch: pytest.MonkeyPatch, *versions: str) -> None:
@@ -72,49 +76,114 @@ def test_a_dead_shim_on_path_is_passed_over(tmp_path: Path, monkeypatch: pytest.
     shim.write_text("#!/bin/sh\necho 'pyenv: python3: command not found' >&2\nexit 127\n")
     shim.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert pythons.ask(shim) is None
-    assert shim not in [python.path for python in pythons.find()]
+    found = [python.path for python in pythons.find()]
+    assert found
+    assert shim not in found
 
 
 def test_interpreters_of_conda_and_pyenv_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = pythons.ask(Path(sys.executable))
-    assert real
     for root in ("conda/envs/old", "pyenv/versions/3.11"):
         (tmp_path / root / "bin").mkdir(parents=True)
-        launcher = tmp_path / root / "bin" / "python3"
-        launcher.write_text(f"#!/bin/sh\nprintf '3.11.9\\t{launcher}\\n'\n")
-        launcher.chmod(0o755)
+        (tmp_path / root / "bin" / "python3").symlink_to(sys._base_executable)  # type: ignore[attr-defined]
     monkeypatch.setenv("CONDA_EXE", str(tmp_path / "conda" / "bin" / "conda"))
     monkeypatch.setenv("PYENV_ROOT", str(tmp_path / "pyenv"))
-    found = [str(python.path) for python in pythons.find()]
-    assert [path for path in found if str(tmp_path) in path] == [
-        str(tmp_path / "conda/envs/old/bin/python3"),
-        str(tmp_path / "pyenv/versions/3.11/bin/python3"),
-    ]
+    found = {str(python.path): python.version for python in pythons.find() if tmp_path in python.path.parents}
+    assert found == dict.fromkeys(
+        (str(tmp_path / "conda/envs/old/bin/python3"), str(tmp_path / "pyenv/versions/3.11/bin/python3")),
+        ".".join(map(str, sys.version_info[:3])),
+    )
+
+
+def test_the_python_of_a_virtual_environment_carries_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
+    assert Path(sys.executable).parent not in [python.path.parent for python in pythons.find()]
 
 
 # ---- which packages
 
 
-def test_only_data_libraries_are_installed_because_a_store_names_them() -> None:
-    wanted = recipes.of_libraries({"sklearn": "1.5.2", "pandas": "2.2.3", "acme_secret": "1.0", "numpy": ""})
-    assert wanted.lines == ("numpy", "pandas==2.2.3", "pyarrow", "scikit-learn==1.5.2")
-    assert "acme_secret 1.0" in wanted.note
+class Index:
+    """Stands in for uv: ``pandas==1`` fits nothing, there is no torch, and polars is newer than any release."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+
+    def __call__(self, arguments: list[str], cwd: Path) -> str:
+        self.asked.append(arguments)
+        files = [Path(argument) for argument in arguments if argument.startswith("/")]
+        lines = "".join(file.read_text() for file in files).split()
+        dated = any(argument.startswith("--exclude-newer=") for argument in arguments)
+        if "pandas==1" in lines or "torch" in " ".join(lines) or ("polars" in lines and dated):
+            raise Unresolvable("Because pandas==1 needs pydantic<2, nothing fits.")
+        return "\n".join(lines)
 
 
-def test_requirements_keep_their_order_their_includes_and_their_indexes(tmp_path: Path) -> None:
+@pytest.fixture
+def index(monkeypatch: pytest.MonkeyPatch) -> Index:
+    stand_in = Index()
+    monkeypatch.setattr(recipes, "uv", stand_in)
+    return stand_in
+
+
+def test_only_data_libraries_are_installed_because_a_store_names_them(index: Index) -> None:
+    recorded = {"sklearn": "1.5.2", "pandas": "2.2.3", "acme_secret": "1.0", "numpy": ""}
+    found = recipes.of_libraries(RELEASE, PYTHON, recorded)
+    assert found.text.split()[2:] == ["numpy", "pandas==2.2.3", "pyarrow", "scikit-learn==1.5.2"]
+    assert "acme_secret 1.0" in found.notes[0]
+    (arguments,) = index.asked
+    exempt = {one for one in arguments if one.startswith("--exclude-newer-package")}
+    assert exempt == {f"--exclude-newer-package={name}=2100-01-01" for name in ("zenml", "pandas", "scikit-learn")}
+
+
+def test_of_what_a_store_recorded_only_what_does_not_fit_is_loosened_and_each_says_so(index: Index) -> None:
+    recorded = {"numpy": "2.1.3", "pandas": "1", "torch": "3", "sklearn": "1.5.2"}
+    found = recipes.of_libraries(RELEASE, PYTHON, recorded)
+    assert found.text.split()[2:] == ["numpy==2.1.3", "pandas", "pyarrow", "scikit-learn==1.5.2"]
+    assert "needs pydantic<2" in found.notes[0]
+    assert [note.split()[0] for note in found.notes[1:-1]] == ["pandas==1", "torch==3"]
+
+
+def test_packages_that_are_newer_than_the_release_are_let_in_where_no_others_fit(index: Index, tmp_path: Path) -> None:
+    (tmp_path / "ours.txt").write_text("polars\n")
+    found = recipes.of_requirements(RELEASE, PYTHON, tmp_path / "ours.txt")
+    assert found.options == ()
+    assert "let in packages newer than it" in found.notes[0]
+
+
+def test_requirements_that_do_not_fit_are_an_answer_and_nothing_is_loosened(index: Index, tmp_path: Path) -> None:
+    (tmp_path / "ours.txt").write_text("pandas==1\n")
+    with pytest.raises(RequirementsConflict) as caught:
+        recipes.of_requirements(RELEASE, PYTHON, tmp_path / "ours.txt")
+    assert caught.value.problem == "ours.txt cannot be installed with ZenML 0.70.0 on Python 3.11"
+    assert "needs pydantic<2" in caught.value.found
+    assert len(index.asked) == 2
+
+
+def test_uv_reads_the_users_file_with_all_that_it_includes(tmp_path: Path) -> None:
+    """A real resolution: hashes, comments, nested files and local packages are for uv, the zenml line is ours."""
     (tmp_path / "more").mkdir()
-    (tmp_path / "more" / "base.txt").write_text("numpy==1.26.4 \\\n  --hash=sha256:abc\n-c limits.txt\n")
-    (tmp_path / "more" / "limits.txt").write_text("zenml==0.55.5\npydantic<2\n")
-    (tmp_path / "requirements.txt").write_text(
-        "# ours\nzenml[server]==0.55.5  # old\nzenml-helpers==1\n--extra-index-url https://example.org/simple\n"
-        "-r more/base.txt\npandas>=2\n-e ./local\n"
-    )
-    wanted = recipes.of_file(tmp_path / "requirements.txt")
-    assert wanted.lines == ("zenml-helpers==1", "numpy==1.26.4", "pandas>=2", "-e ./local")
-    assert wanted.options == ("--extra-index-url https://example.org/simple",)
-    assert wanted.constraints == ("pydantic<2",)
-    assert wanted.changeable
+    (tmp_path / "local").mkdir()
+    (tmp_path / "local" / "pyproject.toml").write_text('[project]\nname = "ours"\nversion = "1"\n')
+    (tmp_path / "more" / "base.txt").write_text(f"numpy==1.26.4 \\\n  --hash=sha256:{'0' * 64}\n-c limits.txt\n")
+    (tmp_path / "more" / "limits.txt").write_text("click<8.1\n")
+    file = tmp_path / "requirements.txt"
+    file.write_text("# ours\nzenml[server]==0.55.5  # old\n-r more/base.txt\npandas==2.2.3\n")
+    python = next(python for python in pythons.find() if RELEASE.supports_python(python.version))
+    found = recipes.of_requirements(RELEASE, python, file)
+    lines = found.text.splitlines()
+    assert {"zenml==0.70.0", "numpy==1.26.4", "pandas==2.2.3", "click==8.0.4"} <= set(lines)
+    assert not found.changeable
+    (tmp_path / "more" / "limits.txt").write_text("click<8.0.4\n")
+    other = recipes.of_requirements(RELEASE, python, file)
+    assert "click==8.0.3" in other.text.splitlines()
+    file.write_text("-e ./local\n")
+    assert recipes.of_requirements(RELEASE, python, file).changeable
+    file.write_text("pandas==2.2.3\npydantic==1.10.13\n")
+    with pytest.raises(RequirementsConflict, match="pydantic"):
+        recipes.of_requirements(RELEASE, python, file)
+    file.write_text("-r nowhere.txt\n")
+    with pytest.raises(EnvironmentFailed, match="nowhere"):
+        recipes.of_requirements(RELEASE, python, file)
 
 
 def test_rules_for_old_releases_hold_up_to_the_release_they_are_for() -> None:
@@ -126,26 +195,6 @@ def test_rules_for_old_releases_hold_up_to_the_release_they_are_for() -> None:
     }
     assert recipes._core(releases.get("0.98.0"), "3.11") == ["zenml[local]==0.98.0"]
     assert "importlib-metadata" in recipes._core(releases.get("0.50.0"), "3.9")
-
-
-class Index(recipes._Recipe):
-    """An index in which ``old==1`` fits nothing and ``gone`` does not exist."""
-
-    def resolve(self, lines: object, cutoff: bool = True) -> str:
-        assert isinstance(lines, list)
-        if "old==1" in lines or [line for line in lines if line.startswith("gone")]:
-            raise Unresolvable("Because old==1 needs pydantic<2, nothing fits.")
-        return ""
-
-
-def test_only_the_lines_that_do_not_fit_are_loosened_and_each_says_so() -> None:
-    wanted = recipes.Wanted(lines=("numpy==2.1.3", "old==1", "gone==3", "pandas==2.2.3"))
-    recipe = Index(python=Path("/py"), core=("zenml==0.98.0",), wanted=wanted, cutoff="2026-10-15")
-    notes: list[str] = []
-    lines, cutoff = recipes._settle(recipe, releases.get("0.98.0"), notes)
-    assert (lines, cutoff) == (["numpy==2.1.3", "old", "pandas==2.2.3"], True)
-    assert "needs pydantic<2" in notes[0]
-    assert [note.split()[0] for note in notes[1:]] == ["old==1", "gone==3"]
 
 
 # ---- building and keeping
@@ -180,7 +229,21 @@ def test_a_build_that_fails_leaves_nothing(cache: Path, monkeypatch: pytest.Monk
     with pytest.raises(EnvironmentFailed, match="package index cannot be reached") as caught:
         environments.ensure("0.70.0", log=lambda _: None)
     assert "hunter2" not in str(caught.value)
-    assert list(cache.iterdir()) == []
+    assert not cache.exists()
+
+
+def test_without_network_an_environment_that_was_built_before_is_found_again(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_network(arguments: list[str], cwd: Path) -> str:
+        if "--offline" not in arguments:
+            raise recipes._Unreachable("the package index cannot be reached", expected="", found="", remedy="")
+        return real(arguments, cwd)
+
+    real = recipes.uv
+    built = environments.ensure("0.70.0", log=lambda _: None)
+    monkeypatch.setattr(recipes, "uv", no_network)
+    assert environments.ensure("0.70.0", log=lambda _: None) == replace(built, origin="cached")
 
 
 def test_the_users_settings_for_uv_decide_where_packages_come_from_and_not_which(
@@ -224,9 +287,11 @@ def test_something_that_is_no_python_is_refused(tmp_path: Path) -> None:
 def test_a_probe_sees_nothing_of_the_users_zenml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("ZENML_STORE_URL", "DISABLE_DATABASE_MIGRATION", "PYTHONPATH", "VIRTUAL_ENV", "ZENML_CONFIG_PATH"):
         monkeypatch.setenv(name, "/the/users")
+    monkeypatch.setenv("OUR_STORE", "mysql+pymysql://root:hunter2@db/zenml")
+    monkeypatch.setenv("HTTPS_PROXY", "http://user:hunter2@proxy:3128")
     monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     code = "import json, os; json.dump(dict(os.environ), open('seen.json', 'w'))"
-    environments.run_command(
+    probing.run_command(
         HERE,
         [str(HERE.python), "-c", code],
         folder=tmp_path,
@@ -236,6 +301,8 @@ def test_a_probe_sees_nothing_of_the_users_zenml(tmp_path: Path, monkeypatch: py
     seen = json.loads((tmp_path / "seen.json").read_text())
     assert [name for name, value in seen.items() if value == "/the/users"] == []
     assert seen["ZENML_STORE_URL"] == "sqlite:////copy"
+    assert "OUR_STORE" not in seen
+    assert seen["HTTPS_PROXY"] == "http://user:hunter2@proxy:3128"
     assert seen["ZENML_CONFIG_PATH"] == str(tmp_path / "config")
     assert seen["HOME"] == str(tmp_path / "home")
     assert seen["MPLBACKEND"] == "Agg"
@@ -244,7 +311,7 @@ def test_a_probe_sees_nothing_of_the_users_zenml(tmp_path: Path, monkeypatch: py
 
 def test_a_probe_that_dies_is_named_with_its_last_words(tmp_path: Path) -> None:
     with pytest.raises(ProbeFailed, match="no_such_probe") as caught:
-        environments.run_probe(HERE, "no_such_probe", {}, folder=tmp_path, timeout=60)
+        probing.run_probe(HERE, "no_such_probe", {}, folder=tmp_path, timeout=60)
     assert "exit code 2" in caught.value.found
     assert "No such file" in caught.value.found
 
@@ -273,7 +340,7 @@ def child_is_gone(tmp_path: Path) -> bool:
 
 
 def test_a_time_limit_ends_the_whole_group(tmp_path: Path) -> None:
-    ended = environments.run_command(HERE, sleepers(tmp_path), folder=tmp_path, timeout=5)
+    ended = probing.run_command(HERE, sleepers(tmp_path), folder=tmp_path, timeout=5)
     assert (ended.timed_out, ended.returncode) == (True, -signal.SIGKILL)
     assert child_is_gone(tmp_path)
 
@@ -286,14 +353,14 @@ def test_an_interruption_of_the_kit_ends_the_whole_group(tmp_path: Path) -> None
 
     threading.Thread(target=interrupt, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
-        environments.run_command(HERE, sleepers(tmp_path), folder=tmp_path, timeout=60)
+        probing.run_command(HERE, sleepers(tmp_path), folder=tmp_path, timeout=60)
     assert child_is_gone(tmp_path)
 
 
 def test_a_command_that_ends_leaves_no_child_behind(tmp_path: Path) -> None:
     command = sleepers(tmp_path)
     command[2] = command[2].rsplit(";", 1)[0]
-    ended = environments.run_command(HERE, command, folder=tmp_path, timeout=60)
+    ended = probing.run_command(HERE, command, folder=tmp_path, timeout=60)
     assert (ended.timed_out, ended.returncode) == (False, 0)
     assert child_is_gone(tmp_path)
 

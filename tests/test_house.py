@@ -18,7 +18,7 @@ PACKAGE = ROOT / "zenml_upgrade_kit"
 FLOORS = [
     {"errors", "findings", "redact", "words"},
     {"plan", "releases", "runs"},
-    {"checks", "environments", "pythons", "recipes", "stores"},
+    {"checks", "environments", "probing", "pythons", "recipes", "stores"},
     {"artifacts", "backup", "decision", "demo", "inventory", "preflight", "rehearsal", "smoke", "upgrade"},
     {"report", "show"},
     {"workbook"},

@@ -187,6 +187,22 @@ def test_interpreters_that_the_plan_gives_become_the_environments(
         assert result.facts["environments"][side]["python"] == pythons[side]
 
 
+def test_requirements_that_do_not_fit_beside_a_release_block(
+    deployment: Deployment, upgrade: Upgrade, tmp_path: Path
+) -> None:
+    (tmp_path / "requirements.txt").write_text("pydantic==1.10.13\n")
+    run = preflight.start(upgrade(deployment("0.70.0"), requirements=str(tmp_path / "requirements.txt")))
+    first = run.begin("00_start")
+    first.finish(preflight.begin_facts(first))
+    result = preflight.preflight(run.begin("10_preflight"))
+    (finding,) = result.findings
+    assert (result.status, finding.id) == (Status.BLOCK, "EN402")
+    assert finding.subject == str(tmp_path / "requirements.txt")
+    assert "ZenML 0.70.0" in finding.message
+    assert "pydantic==1.10.13" in finding.message
+    assert "environments" not in result.facts
+
+
 def test_an_empty_target_is_the_zenml_beside_the_kit(
     deployment: Deployment, upgrade: Upgrade, monkeypatch: pytest.MonkeyPatch
 ) -> None:

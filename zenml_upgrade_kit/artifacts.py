@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from zenml_upgrade_kit import environments, inventory
+from zenml_upgrade_kit import environments, inventory, probing
 from zenml_upgrade_kit.backup import open_backup
-from zenml_upgrade_kit.environments import Environment
 from zenml_upgrade_kit.errors import ProbeFailed
 from zenml_upgrade_kit.findings import Finding, Severity, StepResult
+from zenml_upgrade_kit.probing import Environment
 from zenml_upgrade_kit.runs import Step
 from zenml_upgrade_kit.stores import sqlite
 
@@ -94,7 +94,7 @@ def load(
     while pending:
         wanted = [_question(row) for row in pending]
         request.write_text(json.dumps({"artifacts": wanted, "code": code and str(code), "timeout": timeout}))
-        ended = environments.run_probe_process(
+        ended = probing.run_probe_process(
             environment,
             PROBE,
             [str(request), str(reply)],
@@ -144,7 +144,7 @@ def _read(reply: Path) -> tuple[str, dict[str, Loaded]]:
     return started, answers
 
 
-def _death(ended: environments.Ended, timeout: float) -> str:
+def _death(ended: probing.Ended, timeout: float) -> str:
     if ended.returncode < 0:
         return f"the loading process was ended by {signal.Signals(-ended.returncode).name}"
     if "Timeout (" in ended.last_lines(40):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from zenml_upgrade_kit import environments, pythons, releases
-from zenml_upgrade_kit.errors import EnvironmentFailed, ProbeFailed, RunUnusable
+from zenml_upgrade_kit import environments, probing, pythons, releases
+from zenml_upgrade_kit.errors import ProbeFailed, RunUnusable
 from zenml_upgrade_kit.releases import Release
 
 DEFAULT = "0.70.0"
@@ -35,7 +36,7 @@ def build(folder: Path, version: str = "", log: Callable[[str], None] = print) -
         deployment, code = sample / "deployment", sample / "code"
         deployment.mkdir()
         shutil.copytree(SAMPLE, code, ignore=shutil.ignore_patterns("__pycache__"))
-        ended = environments.run_command(
+        ended = probing.run_command(
             environment,
             [str(environment.python), "-B", "run.py"],
             folder=sample / "scratch",
@@ -65,37 +66,26 @@ def build(folder: Path, version: str = "", log: Callable[[str], None] = print) -
 def _default(log: Callable[[str], None]) -> Release:
     """:data:`DEFAULT`, or the oldest sound release that a Python of this machine supports; says so if another one."""
     found = [python.version for python in pythons.find()]
+    default = releases.get(DEFAULT)
     sound = [release for release in releases.all() if not (release.yanked or release.prerelease or release.avoid)]
-    for release in [releases.get(DEFAULT), *sound]:
-        if any(release.supports_python(version) for version in found):
-            if release.version != DEFAULT:
-                log(f"no Python here runs ZenML {DEFAULT}; the sample is built with {release.version} instead")
-            return release
-    raise EnvironmentFailed(
-        "no ZenML release runs on a Python of this machine",
-        expected=f"Python {releases.get(DEFAULT).requires_python}",
-        found=f"{', '.join(found) or 'none'} ({pythons.PLACES})",
-        remedy="install Python 3.11, for example with: uv python install 3.11",
-    )
+    fitting = (one for one in [default, *sound] if any(one.supports_python(version) for version in found))
+    release = next(fitting, default)
+    if release is not default:
+        log(f"no Python here runs ZenML {DEFAULT}; the sample is built with {release.version} instead")
+    return release
 
 
 def _new(folder: Path, name: str) -> Path:
-    """A folder that did not exist."""
+    """A folder that did not exist: the name, or the name with a number."""
+    numbered = (folder / (name if number == 1 else f"{name}-{number}") for number in itertools.count(1))
+    sample = next(path for path in numbered if not path.exists())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for attempt in range(1, 1000):
-            sample = folder / (name if attempt == 1 else f"{name}-{attempt}")
-            try:
-                sample.mkdir()
-                return sample
-            except FileExistsError:
-                continue
-        found = "a thousand samples"
+        sample.mkdir(parents=True)
     except OSError as error:
-        found = error.strerror or str(error)
-    raise RunUnusable(
-        f"the sample deployment cannot be built in {folder}",
-        expected="a folder that you may write to",
-        found=found,
-        remedy="choose another folder with --out",
-    )
+        raise RunUnusable(
+            f"the sample deployment cannot be built in {folder}",
+            expected="a folder that you may write to",
+            found=error.strerror or str(error),
+            remedy="choose another folder with --out",
+        ) from None
+    return sample

@@ -1,4 +1,4 @@
-"""Finds or builds (uv) an environment with one ZenML version and runs one probe in it.
+"""Finds or builds (uv) an environment with one ZenML version.
 
 One Python minor serves the old and the new release where the machine has one that both support: functions pickled by
 value do not survive another minor. What is installed beside ZenML is decided in :mod:`recipes`. Every choice and every
@@ -10,68 +10,27 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
-import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from packaging.utils import canonicalize_name
 
 from zenml_upgrade_kit import pythons, recipes, redact, releases
-from zenml_upgrade_kit.errors import EnvironmentFailed, ProbeFailed, RunUnusable
+from zenml_upgrade_kit.errors import EnvironmentFailed, RunUnusable
 from zenml_upgrade_kit.plan import Plan
-from zenml_upgrade_kit.recipes import Wanted
+from zenml_upgrade_kit.probing import WINDOWS, run_command
+from zenml_upgrade_kit.probing import Environment as Environment
 from zenml_upgrade_kit.releases import Release
 from zenml_upgrade_kit.runs import Run
 
 Log = Callable[[str], None]
-
-WINDOWS = os.name == "nt"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Environment:
-    """An interpreter that imports one ZenML release.
-
-    origin: ``built``, ``cached`` (built earlier) or ``given`` (the user's own interpreter).
-    packages: version of every installed distribution, by normalized name. notes: what was chosen and why, in sentences.
-    """
-
-    version: str
-    python: Path
-    python_version: str
-    packages: Mapping[str, str]
-    origin: str
-    notes: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """As in the facts of the preflight."""
-        return {**asdict(self), "python": str(self.python)}
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Environment:
-        """Inverse of :meth:`to_json`."""
-        return cls(**{**value, "python": Path(value["python"]), "notes": tuple(value["notes"])})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ended:
-    """How a process ended. returncode is negative for a signal; log holds stdout and stderr."""
-
-    returncode: int
-    timed_out: bool
-    seconds: float
-    log: Path
-
-    def last_lines(self, lines: int = 15) -> str:
-        """The end of what the process printed."""
-        return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
 
 
 def pair(
@@ -85,38 +44,35 @@ def pair(
     packages: Mapping[str, str] = inventory.get("library_packages") or {}
     libraries = {packages.get(name, name): version for name, version in (inventory.get("libraries") or {}).items()}
     counted: Mapping[str, int] = inventory.get("python_versions") or {}
-    minor = _minor(max(counted, key=lambda version: counted[version])) if counted else ""
+    written = _minor(max(counted, key=lambda version: counted[version])) if counted else ""
     given = plan.source_python or plan.target_python
-    if given and (python := pythons.ask(given)):
-        minor = python.minor
     source = ensure(
         source_version,
         interpreter=plan.source_python,
         requirements=plan.requirements,
         libraries=libraries,
         companions=() if given else (target_version,),
-        prefer=minor,
+        prefer=_minor(_inspect(given).python_version) if given else written,
         log=log,
     )
-    wanted = recipes.of_libraries(libraries).names
+    names = [line.partition("==")[0] for line in recipes.wanted(libraries)]
     target = ensure(
         target_version,
         interpreter=plan.target_python,
         requirements=plan.requirements,
-        libraries={name: source.packages[name] for name in wanted if name in source.packages},
+        libraries={name: source.packages[name] for name in names if name in source.packages},
         companions=() if given else (source_version,),
         prefer=_minor(source.python_version),
         log=log,
     )
-    if minor and not given and minor != _minor(source.python_version):
-        note = (
-            f"The store was written on Python {minor}: objects that were pickled by value may load in neither release."
-        )
+    old, new = source.python_version, target.python_version
+    if written and not given and written != _minor(old):
+        note = f"The store was written on Python {written}: what was pickled by value may load in neither release."
         source = replace(source, notes=(*source.notes, note))
-    if _minor(source.python_version) != _minor(target.python_version):
+    if _minor(old) != _minor(new):
         note = (
-            f"ZenML {source_version} runs on Python {source.python_version} and {target_version} on "
-            f"{target.python_version}: objects that were pickled by value may not load for that reason alone."
+            f"ZenML {source_version} runs on Python {old} and {target_version} on {new}: what was pickled by value may "
+            "not load for that reason alone."
         )
         target = replace(target, notes=(*target.notes, note))
     return source, target
@@ -149,47 +105,54 @@ def ensure(
 
     requirements: the user's file; its line for zenml is overridden. libraries: used without requirements; import or
     distribution name to version, ``""`` for any. companions: releases that should run on the same Python minor.
-    prefer: the minor to take if it fits (``3.11``). Raises :class:`EnvironmentFailed`, with nothing half-built left.
+    prefer: the minor to take if it fits (``3.11``). An environment is kept under what uv resolved for it, so that it
+    is used again exactly when a new one would hold the same; one with local packages never is, since they can change.
+    Raises :class:`EnvironmentFailed`, with nothing half-built left.
     """
     release = releases.get(version)
     if interpreter:
-        return _given(release, interpreter)
+        found = _usable(interpreter, version)
+        note = f"ZenML {version} runs in the interpreter that was given, {interpreter} (Python {found.python_version})."
+        return replace(found, notes=(note,))
     python, why = _choose(release, [releases.get(other) for other in companions], prefer)
-    wanted = recipes.of_file(requirements) if requirements else recipes.of_libraries(libraries or {})
-    recipe = [1, version, str(python.path), python.version, asdict(wanted), _indexes()]
-    key = hashlib.sha256(json.dumps(recipe, default=str).encode()).hexdigest()[:20]
-    if wanted.changeable:
-        key += f"-{time.time_ns()}"
+    if requirements:
+        wanted = recipes.of_requirements(release, python, requirements)
+    else:
+        wanted = recipes.of_libraries(release, python, libraries or {})
+    recipe = json.dumps([2, version, str(python.path), python.version, wanted.text, wanted.options])
+    key = hashlib.sha256(recipe.encode()).hexdigest()[:20] + (f"-{time.time_ns()}" if wanted.changeable else "")
     cache = cache_folder()
     folder = cache / f"{version}-{key}"
+    notes = (why, *wanted.notes)
     if environment := _cached(folder):
         log(f"ZenML {version}: using the environment in {folder}")
-        return environment
+        return replace(environment, notes=notes)
     log(f"ZenML {version}: building an environment on Python {python.version} (about a minute)")
+    building = cache / f"{folder.name}.{os.getpid()}.building"
     try:
         cache.mkdir(parents=True, exist_ok=True)
         _sweep(cache)
-        building = cache / f"{folder.name}.{os.getpid()}.building"
         shutil.rmtree(building, ignore_errors=True)
-        try:
-            environment = _build(release, python, building, wanted, why)
-            environment = replace(environment, python=_interpreter(folder))
-            (building / "environment.json").write_text(json.dumps(environment.to_json(), indent=1), encoding="utf-8")
-            if ready := _cached(folder):  # another process was faster, and may be using it
-                return ready
+        recipes.uv(["venv", "--quiet", "--relocatable", "--python", str(python.path), str(building)], cwd=cache)
+        wanted.install(_interpreter(building))
+        environment = replace(
+            _usable(_interpreter(building), version), python=_interpreter(folder), origin="built", notes=notes
+        )
+        (building / "environment.json").write_text(json.dumps(environment.to_json(), indent=1), encoding="utf-8")
+        if not _cached(folder):  # another process may have been faster, and may be using it
             shutil.rmtree(folder, ignore_errors=True)
             building.rename(folder)
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
     except OSError as error:
         if ready := _cached(folder):
-            return ready
+            return replace(ready, notes=notes)
         raise EnvironmentFailed(
             f"an environment with ZenML {version} cannot be kept in {cache}",
             expected="a folder that you may write to, with 1 GB of free space",
             found=error.strerror or str(error),
             remedy="name another folder in ZENML_UPGRADE_CACHE",
         ) from None
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
     return environment
 
 
@@ -199,132 +162,6 @@ def cache_folder() -> Path:
 
     root = os.environ.get("ZENML_UPGRADE_CACHE") or platformdirs.user_cache_path("zenml-upgrade-kit")
     return Path(root).expanduser().absolute() / "environments"
-
-
-def run_probe(
-    environment: Environment,
-    probe: str,
-    request: Mapping[str, Any],
-    *,
-    folder: Path,
-    variables: Mapping[str, str] | None = None,
-    timeout: float,
-) -> dict[str, Any]:
-    """The reply of ``probes/<probe>.py`` to a JSON request; raises :class:`ProbeFailed` when there is none.
-
-    folder: see :func:`run_python`; also keeps ``<probe>.request.json`` and ``<probe>.reply.json``.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    asked, reply = folder / f"{probe}.request.json", folder / f"{probe}.reply.json"
-    asked.write_text(json.dumps(request), encoding="utf-8")
-    reply.unlink(missing_ok=True)
-    ended = run_probe_process(
-        environment, probe, [str(asked), str(reply)], folder=folder, variables=variables, timeout=timeout
-    )
-    try:
-        if ended.returncode == 0:
-            value: dict[str, Any] = json.loads(reply.read_text(encoding="utf-8"))
-            return value
-        found = f"no answer in {timeout:g} s" if ended.timed_out else f"exit code {ended.returncode}"
-    except (OSError, ValueError):
-        found = "no readable reply"
-    raise ProbeFailed(
-        f"the probe {probe} of ZenML {environment.version} failed; its log is {ended.log}",
-        expected=f"an answer within {timeout:g} s",
-        found=f"{found}; it said last: {redact.url(ended.last_lines())}",
-        remedy="read the log; if the interpreter is broken, delete its environment and try again",
-    )
-
-
-def run_probe_process(
-    environment: Environment,
-    probe: str,
-    arguments: Sequence[str],
-    *,
-    folder: Path,
-    variables: Mapping[str, str] | None = None,
-    timeout: float,
-) -> Ended:
-    """Run ``probes/<probe>.py``; for a probe that may die, or that writes its reply line by line."""
-    script = Path(__file__).parent / "probes" / f"{probe}.py"
-    command = [str(environment.python), "-I", str(script), *arguments]
-    return run_command(environment, command, folder=folder, variables=variables, timeout=timeout, log=f"{probe}.log")
-
-
-def run_command(
-    environment: Environment,
-    command: Sequence[str],
-    *,
-    folder: Path,
-    variables: Mapping[str, str] | None = None,
-    timeout: float,
-    cwd: Path | None = None,
-    log: str = "command.log",
-) -> Ended:
-    """Run a command, the environment first on PATH, shut off from the user's ZenML; the one place that does so.
-
-    folder: scratch for its ZenML configuration, stores and HOME, and for the log that stdout and stderr are appended
-    to. variables: added to, and winning over, what is inherited. timeout: seconds; then the whole process group is
-    killed. The child gets its own process group, which ends with it, so that nothing stays behind.
-    """
-    (folder / "home").mkdir(parents=True, exist_ok=True)
-    path = folder / log
-    started = time.monotonic()
-    timed_out = False
-    with path.open("ab") as output:
-        try:
-            process = subprocess.Popen(
-                list(command),
-                cwd=cwd or folder,
-                env={**_surroundings(environment, folder), **(variables or {})},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=not WINDOWS,
-            )
-        except OSError as error:
-            raise EnvironmentFailed(
-                f"{command[0]} does not start",
-                expected=f"a command that runs with ZenML {environment.version}",
-                found=error.strerror or str(error),
-                remedy="correct the command; if it is the interpreter, run 10_preflight again: it builds environments",
-            ) from None
-        try:
-            process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            timed_out = True
-        finally:  # also when we are interrupted
-            _end(process)
-    return Ended(returncode=process.returncode, timed_out=timed_out, seconds=time.monotonic() - started, log=path)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill what is left of the process and of its group."""
-    try:
-        if WINDOWS:
-            process.kill()
-        else:
-            os.killpg(process.pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass
-    process.wait()
-
-
-def _surroundings(environment: Environment, folder: Path) -> dict[str, str]:
-    """Environment variables without a trace of the user's ZenML, Python or notebook."""
-    ours = re.compile(r"ZENML_|PYTHON|VIRTUAL_ENV|JUPYTER|JPY_|IPY|XDG_|DISABLE_DATABASE_MIGRATION$")
-    kept = {name: value for name, value in os.environ.items() if not ours.match(name)}
-    return {
-        **kept,
-        "PATH": os.pathsep.join([str(environment.python.parent), kept.get("PATH", "")]),
-        "HOME": str(folder / "home"),
-        "ZENML_CONFIG_PATH": str(folder / "config"),
-        "ZENML_LOCAL_STORES_PATH": str(folder / "stores"),
-        "ZENML_ANALYTICS_OPT_IN": "false",
-        "ZENML_LOGGING_COLORS_DISABLED": "true",
-        "AUTO_OPEN_DASHBOARD": "false",
-        "MPLBACKEND": "Agg",
-    }
 
 
 def _minor(version: str) -> str:
@@ -343,7 +180,7 @@ def _choose(release: Release, companions: Sequence[Release], prefer: str) -> tup
         raise EnvironmentFailed(
             f"no Python on this machine runs ZenML {release.version}",
             expected=f"Python {release.requires_python}",
-            found=f"{', '.join(python.version for python in found) or 'none'} ({pythons.PLACES})",
+            found=f"{', '.join(dict.fromkeys(python.version for python in found)) or 'none'} ({pythons.PLACES})",
             remedy="install one with uv python install, conda or pyenv, or give an interpreter that has this ZenML "
             "(--source-python, --target-python)",
         )
@@ -357,28 +194,6 @@ def _choose(release: Release, companions: Sequence[Release], prefer: str) -> tup
     return chosen, f"ZenML {release.version} runs on Python {chosen.version} ({reason}{together}{alone})."
 
 
-def _given(release: Release, interpreter: Path) -> Environment:
-    """The user's interpreter, if it has the release."""
-    packages, python = _inspect(interpreter)
-    if packages.get("zenml") != release.version:
-        found = f"ZenML {packages['zenml']}" if "zenml" in packages else "no ZenML" if packages else "no answer"
-        raise EnvironmentFailed(
-            f"{interpreter} cannot be used for ZenML {release.version}",
-            expected=f"a Python with ZenML {release.version} installed",
-            found=found,
-            remedy="give another interpreter, or none: the kit then builds an environment",
-        )
-    note = f"ZenML {release.version} runs in the interpreter that was given, {interpreter} (Python {python})."
-    return Environment(
-        version=release.version,
-        python=interpreter.absolute(),
-        python_version=python,
-        packages=packages,
-        origin="given",
-        notes=(note,),
-    )
-
-
 def _cached(folder: Path) -> Environment | None:
     """The complete environment in a folder, or None; a marker is there only in a whole one."""
     try:
@@ -386,66 +201,54 @@ def _cached(folder: Path) -> Environment | None:
         environment = Environment.from_json({**value, "origin": "cached"})
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return environment if pythons.ask(environment.python) else None
+    return environment if _inspect(environment.python).python_version == environment.python_version else None
 
 
 def _sweep(cache: Path) -> None:
     """Remove what builds that were killed left behind."""
     for leftover in cache.glob("*.building"):
-        if time.time() - leftover.stat().st_mtime > 86400:
-            shutil.rmtree(leftover, ignore_errors=True)
+        with suppress(OSError):  # its builder has just ended
+            if time.time() - leftover.stat().st_mtime > 86400:
+                shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _indexes() -> dict[str, str]:
-    """Where packages come from decides what is installed."""
-    return {name: value for name, value in sorted(os.environ.items()) if re.match(r"UV_.*INDEX|UV_FIND_LINKS", name)}
-
-
-def _inspect(interpreter: Path) -> tuple[dict[str, str], str]:
-    """Installed distributions of an interpreter and its Python version; both empty when it does not answer."""
+def _inspect(interpreter: Path) -> Environment:
+    """What an interpreter has installed; its versions are empty when it has no ZenML, or does not answer."""
     ask = (
         "import importlib.metadata as m, json, sys; "
         "packages = {d.metadata['Name']: d.version for d in m.distributions()}; "
         "print(json.dumps([packages, '%d.%d.%d' % sys.version_info[:3]]))"
     )
-    try:
+    packages, python = {}, ""
+    with suppress(OSError, ValueError, subprocess.TimeoutExpired):
         ended = subprocess.run([interpreter, "-I", "-c", ask], check=False, capture_output=True, text=True, timeout=60)
-        packages, version = json.loads(ended.stdout)
-    except (OSError, ValueError, subprocess.TimeoutExpired):
-        return {}, ""
-    return {str(canonicalize_name(name)): value for name, value in sorted(packages.items()) if name}, version
-
-
-def _build(release: Release, python: pythons.Python, folder: Path, wanted: Wanted, why: str) -> Environment:
-    """A verified environment in a new folder."""
-    recipes.uv(["venv", "--quiet", "--relocatable", "--python", str(python.path), str(folder)], cwd=folder.parent)
-    interpreter = _interpreter(folder)
-    notes = recipes.install(release, interpreter, python.minor, wanted)
-    packages, version = _inspect(interpreter)
-    environment = Environment(
-        version=release.version,
-        python=interpreter,
-        python_version=version,
+        packages, python = json.loads(ended.stdout)
+    packages = {str(canonicalize_name(name)): version for name, version in sorted(packages.items()) if name}
+    return Environment(
+        version=packages.get("zenml", ""),
+        python=interpreter.absolute(),
+        python_version=python,
         packages=packages,
-        origin="built",
-        notes=(why, *notes),
+        origin="given",
     )
-    _verify(environment)
-    return environment
 
 
-def _verify(environment: Environment) -> None:
-    """Import the release and its SQL store, as every probe will."""
-    ask = "import sys, zenml, zenml.zen_stores.sql_zen_store; open(sys.argv[1], 'w').write(zenml.__version__)"
-    with tempfile.TemporaryDirectory(prefix="zenml-upgrade-") as scratch:
-        answer = Path(scratch, "version")
-        command = [str(environment.python), "-I", "-c", ask, str(answer)]
-        ended = run_command(environment, command, folder=Path(scratch), timeout=600)
-        found = answer.read_text() if answer.exists() else redact.url(ended.last_lines())
-    if found != environment.version:
-        raise EnvironmentFailed(
-            f"ZenML {environment.version} was installed but cannot be imported",
-            expected=f"zenml.__version__ == {environment.version}",
-            found=found or "no answer",
-            remedy="give a requirements file that names what is missing, or an interpreter that works",
-        )
+def _usable(interpreter: Path, version: str) -> Environment:
+    """What an interpreter has installed, if it imports the release and its SQL store as every probe will."""
+    environment = _inspect(interpreter)
+    found = (
+        f"ZenML {environment.version}" if environment.version else "no ZenML" if environment.packages else "no answer"
+    )
+    if environment.version == version:
+        command = [str(environment.python), "-I", "-c", "import zenml, zenml.zen_stores.sql_zen_store"]
+        with tempfile.TemporaryDirectory(prefix="zenml-upgrade-") as scratch:
+            ended = run_command(environment, command, folder=Path(scratch), timeout=600)
+            found = redact.url(ended.last_lines())
+        if ended.returncode == 0:
+            return environment
+    raise EnvironmentFailed(
+        f"{interpreter} cannot be used for ZenML {version}",
+        expected=f"a Python that imports ZenML {version} and its SQL store",
+        found=found,
+        remedy="give another interpreter, or a requirements file that names what is missing",
+    )

@@ -36,6 +36,10 @@ class EnvironmentFailed(KitError):
     """An environment with the ZenML release could not be found or built."""
 
 
+class RequirementsConflict(EnvironmentFailed):
+    """The user's own requirements do not resolve beside a ZenML release: an answer, once the preflight has asked."""
+
+
 class ProbeFailed(KitError):
     """A probe died or gave no reply; the problem names the probe and its log."""
 

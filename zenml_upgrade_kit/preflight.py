@@ -13,8 +13,8 @@ from typing import Any
 
 from zenml_upgrade_kit import environments, inventory, releases
 from zenml_upgrade_kit.checks import StoreFacts, run_checks
-from zenml_upgrade_kit.errors import BadPlan, StoreUnreadable
-from zenml_upgrade_kit.findings import Finding, Status, StepResult, judge, now
+from zenml_upgrade_kit.errors import BadPlan, RequirementsConflict, StoreUnreadable
+from zenml_upgrade_kit.findings import Finding, Severity, Status, StepResult, judge, now
 from zenml_upgrade_kit.plan import Plan
 from zenml_upgrade_kit.releases import Release
 from zenml_upgrade_kit.runs import Run, Step
@@ -82,8 +82,20 @@ def preflight(step: Step) -> StepResult:
     findings, facts, not_checked = _checked(step.plan, releases.get(step.run.target_version))
     if judge(findings) is not Status.BLOCK:
         held = step.run.needs("00_start").facts["inventory"]
-        source, target = environments.pair(step.plan, held, step.run.source_version, step.run.target_version)
-        facts["environments"] = {"source": source.to_json(), "target": target.to_json()}
+        try:
+            source, target = environments.pair(step.plan, held, step.run.source_version, step.run.target_version)
+            facts["environments"] = {"source": source.to_json(), "target": target.to_json()}
+        except RequirementsConflict as error:
+            findings.append(
+                Finding(
+                    id="EN402",
+                    severity=Severity.BLOCK,
+                    subject=str(step.plan.requirements),
+                    message=f"{error.problem}: {error.found}",
+                    remedy=error.remedy,
+                    url="https://github.com/zenml-io/zenml/issues/4469",
+                )
+            )
     return step.result(findings, facts, not_checked)
 
 

@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from zenml_upgrade_kit import environments, releases
+from zenml_upgrade_kit import environments, probing, releases
 from zenml_upgrade_kit.backup import Backup, open_backup
 from zenml_upgrade_kit.findings import Finding, Severity, StepResult
 from zenml_upgrade_kit.releases import crosses
@@ -71,7 +71,7 @@ def rehearse(step: Step) -> StepResult:
     variables = {"ZENML_STORE_URL": f"sqlite:///{copy}"}
     if crosses("0.43.0", stamp, "0.55.1"):  # earlier ones make no backup, and refuse a setting they do not know
         variables["ZENML_STORE_BACKUP_STRATEGY"] = "disabled"
-    reply = environments.run_probe(target, "migrate", {}, folder=step.work, variables=variables, timeout=PATIENCE)
+    reply = probing.run_probe(target, "migrate", {}, folder=step.work, variables=variables, timeout=PATIENCE)
     before, counted_before = _look(backup.database)
     after, counted_after = _look(copy)
     tables = list(_compare(before, stamp, counted_before, counted_after)) if reply["ok"] else []

@@ -14,12 +14,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from zenml_upgrade_kit import artifacts, environments, inventory
+from zenml_upgrade_kit import artifacts, environments, inventory, probing
 from zenml_upgrade_kit.artifacts import Loaded
-from zenml_upgrade_kit.environments import Environment
 from zenml_upgrade_kit.errors import BadPlan, KitError
 from zenml_upgrade_kit.findings import Finding, Severity, StepResult
 from zenml_upgrade_kit.plan import SmokeRun
+from zenml_upgrade_kit.probing import Environment
 from zenml_upgrade_kit.runs import Step
 from zenml_upgrade_kit.stores import sqlite
 
@@ -142,14 +142,14 @@ def _start(stage: _Stage, smoke: SmokeRun, folder: Path) -> tuple[str, str]:
     try:
         if smoke.command:
             command = shlex.split(smoke.command)
-            ended = environments.run_command(
+            ended = probing.run_command(
                 stage.target, command, folder=folder, variables=variables, timeout=smoke.timeout, cwd=stage.code
             )
         else:
             wanted = {"target": smoke.target, "parameters": smoke.parameters, "code": str(stage.code)}
             (folder / "request.json").write_text(json.dumps(wanted), encoding="utf-8")
             files = [str(folder / "request.json"), str(reply)]
-            ended = environments.run_probe_process(
+            ended = probing.run_probe_process(
                 stage.target, PROBE, files, folder=folder, variables=variables, timeout=smoke.timeout
             )
     except KitError as failure:  # a command that is not there is this entry's failure

@@ -13,11 +13,11 @@ from typing import Any
 
 import yaml
 
-from zenml_upgrade_kit import environments
+from zenml_upgrade_kit import environments, probing
 from zenml_upgrade_kit.backup import Backup, open_backup
-from zenml_upgrade_kit.environments import Environment
 from zenml_upgrade_kit.errors import EnvironmentFailed, KitError, ProbeFailed, StoreUnreadable
 from zenml_upgrade_kit.findings import Finding, Severity, StepResult
+from zenml_upgrade_kit.probing import Environment
 from zenml_upgrade_kit.runs import Step
 from zenml_upgrade_kit.stores import sqlite
 
@@ -183,7 +183,7 @@ def _open_with(environment: Environment, step: Step, backup: Backup) -> dict[str
             config["store"] = {**config["store"], "url": f"sqlite:///{copy}", "database": str(copy)}
         (folder / "config" / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     variables = {"ZENML_STORE_URL": f"sqlite:///{copy}"}
-    reply = environments.run_probe(
+    reply = probing.run_probe(
         environment, "open_store", {}, folder=folder, variables=variables, timeout=PROBE_TIMEOUT
     )
     with closing(sqlite.connect(copy)) as connection:
