@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,7 @@ def environment() -> Callable[[str], Environment]:
     """``environment("0.98.0")``: a release with one set of libraries, on a Python that old and new ones share."""
     libraries = {"numpy": "1.26.4", "pandas": "2.2.1", "pyarrow": "15.0.1", "scikit-learn": "1.4.1.post1"}
 
+    @cache
     def find(version: str) -> Environment:
         return environments.ensure(version, libraries=libraries, companions=("0.55.5", "0.98.0"))
 
