@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import chromium
 import examples
 import nbformat
 import pytest
@@ -117,6 +118,8 @@ def test_a_page_of_a_step_has_contents_and_says_where_it_stopped(run: Run) -> No
     inside = [link["href"] or "" for link in page.all("a") if (link["href"] or "").startswith("#")]
     assert len(inside) == 5  # four sections, and where it stopped
     assert {href[1:] for href in inside} <= targets
+    start = page.text.index("NO-GO: put this right first.")
+    assert start < page.text.index("What to do: rename") < page.text.index("Text with")
     assert "kept" in page.text
     assert "red <b>not bold</b>" in page.text
     assert "NO-GO: <i>blocked</i>" in page.text
@@ -216,6 +219,7 @@ def test_summary_keeps_its_shape_whatever_the_names_are(run: Run) -> None:
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines if line.startswith("|")} == {5}
     assert not [line for line in lines if "<" in line or re.search(r"(?<!\\)`", line)]
     assert "| Smoke runs | × error | 0 | 0.0 s |" in lines
+    assert "| Decision | ? not carried out | – | – |" in lines
     assert [line for line in lines if line.startswith("- **✗ block** DC102")]
 
 
@@ -233,14 +237,8 @@ def test_one_step_can_be_told_alone() -> None:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api")
-    chromium = Path("/usr/bin/chromium")
-    if not chromium.exists():
-        pytest.skip("no Chromium at /usr/bin/chromium")
-    with sync_api.sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=str(chromium), args=["--no-sandbox", "--disable-gpu"])
+    with chromium.launched() as launched:
         yield launched
-        launched.close()
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

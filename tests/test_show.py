@@ -114,6 +114,13 @@ def test_tables_that_kept_their_rows_are_folded() -> None:
     assert ["step_run" in opened, "role" in opened, "gone" in opened, "new" in opened] == [False, True, True, True]
 
 
+def test_a_smoke_run_that_failed_is_open_down_to_its_log() -> None:
+    shown = show.smoke_runs(examples.smoke_runs())
+    assert shown.html.count("<details open>") == 2
+    assert "[The end of the log (1 line)]" in shown.text
+    assert "<script>" in shown.text.split("[The end of the log (1 line)]")[1]
+
+
 def test_a_long_table_says_what_it_leaves_out() -> None:
     shown = show.table([{"n": number} for number in range(show.MOST_ROWS + 1)], {"n": "Number"}, "Runs")
     assert "the first 500 of 501" in shown.text
