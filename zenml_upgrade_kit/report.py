@@ -134,15 +134,14 @@ def _step(name: str, result: StepResult | None) -> dict[str, Any]:
 
 def _found(results: Iterable[StepResult]) -> dict[str, list[dict[str, Any]]]:
     """Findings, worst first, what was not checked, and what could not be carried out, each with its step."""
-    results, order = list(results), [severity.value for severity in Severity]
-    found = [{**finding.to_json(), "step": result.step} for result in results for finding in result.findings]
-    missing = [{"step": result.step, "text": line} for result in results for line in result.not_checked]
-    errors = [{"step": result.step, "text": _error(result)} for result in results if result.status is Status.ERROR]
-    return {
-        "findings": sorted(found, key=lambda finding: order.index(finding["severity"])),
-        "missing": missing,
-        "errors": errors,
-    }
+    found: dict[str, list[dict[str, Any]]] = {"findings": [], "missing": [], "errors": []}
+    for result in results:
+        found["findings"] += [{**finding.to_json(), "step": result.step} for finding in result.findings]
+        found["missing"] += [{"step": result.step, "text": line} for line in result.not_checked]
+        if result.status is Status.ERROR:
+            found["errors"].append({"step": result.step, "text": result.facts.get("error", "")})
+    found["findings"].sort(key=lambda finding: [severity.value for severity in Severity].index(finding["severity"]))
+    return found
 
 
 def _cases(step: str, result: StepResult | None) -> Iterator[dict[str, str]]:
@@ -150,8 +149,8 @@ def _cases(step: str, result: StepResult | None) -> Iterator[dict[str, str]]:
     if result is None:
         yield {"name": step, "kind": "skipped", "text": "not carried out"}
         return
-    error = _error(result) if result.status is Status.ERROR else ""
-    yield {"name": step, "kind": "error" if error else "", "text": error}
+    kind = "error" if result.status is Status.ERROR else ""
+    yield {"name": step, "kind": kind, "text": result.facts.get("error", "")}
     for check in result.facts.get("checks") or ():
         if check["outcome"] == "passed":
             yield {"name": f"{check['id']} {check['title']}", "kind": "", "text": ""}
@@ -162,10 +161,6 @@ def _cases(step: str, result: StepResult | None) -> Iterator[dict[str, str]]:
         yield {"name": f"{finding.id} {finding.subject}", "kind": kind, "text": text}
     for line in result.not_checked if step != REHEARSAL[-1] else ():
         yield {"name": line, "kind": "skipped", "text": "not checked"}
-
-
-def _error(result: StepResult) -> str:
-    return str(result.facts.get("error") or "the step could not be carried out")
 
 
 def _results(run: Run) -> Iterator[StepResult]:

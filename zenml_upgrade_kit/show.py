@@ -62,7 +62,7 @@ def table(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str], caption
     listed, headings = given[:MOST_ROWS], list(columns.values())
     if len(given) > len(listed):
         caption = f"{caption} (the first {len(listed):,} of {len(given):,}; the JSON of this step has all)".strip()
-    cells = [[words.told_as(key, row.get(key)) for key in columns] for row in listed]
+    cells = [[words.told(row.get(key), key) for key in columns] for row in listed]
     right = [at for at, key in enumerate(columns) if key == "seconds" or _are_numbers(row.get(key) for row in listed)]
     marked = [heading for heading in headings if heading in MARKED]
     long = [heading for heading, *column in zip(headings, *cells, strict=True) if max(map(len, column)) > 24]
@@ -116,7 +116,7 @@ def log(lines: str, *, opened: bool = False) -> Shown:
 
 def pairs(values: Mapping[str, Any], names: Mapping[str, str], caption: str = "") -> Shown:
     """Facts as names and values, one a row; names maps a fact to what it is called. Empty facts are left out."""
-    rows = [{"name": name, "value": words.told_as(key, values.get(key))} for key, name in names.items()]
+    rows = [{"name": name, "value": words.told(values.get(key), key)} for key, name in names.items()]
     return table([row for row in rows if row["value"] != "–"], {"name": "What", "value": "Value"}, caption)
 
 

@@ -96,15 +96,12 @@ _FORMATS = {"seconds": duration, "bytes": size, "database_bytes": size}
 _FORMATS |= {"started": when, "finished": when, "last_run": when}
 
 
-def told_as(fact: str, value: Any) -> str:
-    """A fact by its name, such as ``seconds``, ``bytes`` or ``started``; everything else as :func:`told`."""
-    return _FORMATS[fact](value) if fact in _FORMATS and value is not None else told(value)
-
-
-def told(value: Any) -> str:
-    """Any JSON value as one readable piece of text; nothing is a dash."""
+def told(value: Any, fact: str = "") -> str:
+    """Any JSON value as one readable piece of text; nothing is a dash. fact: its name, such as ``bytes``."""
     if value in (None, "", [], {}):
         return "–"
+    if fact in _FORMATS:
+        return _FORMATS[fact](value)
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, (int, float)):
