@@ -49,7 +49,9 @@ def tell(text: str) -> None:
 def demo(given: argparse.Namespace) -> int:
     """Build a sample deployment with an old release and rehearse its upgrade."""
     from zenml_upgrade_kit import demo as sample
+    from zenml_upgrade_kit import preflight
 
+    preflight.target_release(plans.Plan(to=given.to))  # an unknown target is told before a minute of building
     values = sample.build(Path(given.out or "runs"), version=given.source, log=tell)
     return _rehearse(plans.make({**values, "to": given.to, "out": given.out}, origin="the demo"), given)
 
