@@ -76,16 +76,6 @@ def test_runs_come_newest_first_with_their_steps_and_outputs(deployment: Deploym
     assert {step["original_step_run_id"] for step in cached} <= ids
 
 
-def test_runs_of_one_pipeline_can_be_limited(deployment: Deployment) -> None:
-    store = locate(str(deployment("0.70.0")))
-    _, runs = rows_of(store)
-    name = runs[-1]["pipeline"]
-    with closing(sqlite.connect(store.path)) as connection:
-        assert inventory.runs(connection, pipeline=name) == [run for run in runs if run["pipeline"] == name]
-        assert inventory.runs(connection, limit=1) == runs[:1]
-        assert inventory.runs(connection, pipeline="no such pipeline") == []
-
-
 def test_the_inventory_is_the_same_at_every_revision(
     deployment: Deployment, environment: Callable[[str], Environment], tmp_path: Path
 ) -> None:

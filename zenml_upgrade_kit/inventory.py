@@ -113,38 +113,27 @@ def artifacts(connection: sqlite3.Connection, local_stores: Path) -> list[dict[s
     ]
 
 
-def runs(
-    connection: sqlite3.Connection, *, pipeline: str | None = None, limit: int | None = None
-) -> list[dict[str, Any]]:
-    """Runs, newest first, with their steps in order and what each step wrote; one pipeline's only when named.
+def runs(connection: sqlite3.Connection) -> list[dict[str, Any]]:
+    """Runs, newest first, with their steps in order and what each step wrote.
 
     A step that was taken from the cache names the step it came from in ``original_step_run_id``.
     """
-    chosen = (
-        "FROM pipeline_run AS r LEFT JOIN pipeline AS p ON p.id = r.pipeline_id"
-        " WHERE :pipeline IS NULL OR p.name = :pipeline ORDER BY r.created DESC, r.id LIMIT :limit"
-    )
-    of_runs = f"s.pipeline_run_id IN (SELECT r.id {chosen})"
-    values = {"pipeline": pipeline, "limit": -1 if limit is None else limit}
-    query = f"SELECT r.id, r.name, p.name AS pipeline, r.status, r.start_time {chosen}"
-    found = {
-        row["id"]: {**dict(row), "id": dashed(row["id"]), "steps": []} for row in connection.execute(query, values)
-    }
-    query = (
-        "SELECT o.step_id, o.name, o.artifact_id FROM step_run_output_artifact AS o"
-        f" JOIN step_run AS s ON s.id = o.step_id WHERE {of_runs} ORDER BY o.name"
-    )
     outputs: dict[str, list[dict[str, Any]]] = {}
-    for step, name, artifact in connection.execute(query, values):
+    query = "SELECT step_id, name, artifact_id FROM step_run_output_artifact ORDER BY name"
+    for step, name, artifact in connection.execute(query):
         outputs.setdefault(step, []).append({"name": name, "artifact_version_id": dashed(artifact)})
-    query = (
-        "SELECT s.id, s.pipeline_run_id, s.name, s.status, s.original_step_run_id FROM step_run AS s"
-        f" WHERE {of_runs} ORDER BY s.start_time, s.created"
-    )
-    for key, run, name, status, original in connection.execute(query, values):
+    steps: dict[str, list[dict[str, Any]]] = {}
+    query = "SELECT id, pipeline_run_id, name, status, original_step_run_id FROM step_run ORDER BY start_time, created"
+    for key, run, name, status, original in connection.execute(query):
         step = {"id": dashed(key), "name": name, "status": status, "outputs": outputs.get(key, [])}
-        found[run]["steps"].append({**step, "original_step_run_id": dashed(original)})
-    return list(found.values())
+        steps.setdefault(run, []).append({**step, "original_step_run_id": dashed(original)})
+    query = (
+        "SELECT r.id, r.name, p.name AS pipeline, r.status, r.start_time FROM pipeline_run AS r"
+        " LEFT JOIN pipeline AS p ON p.id = r.pipeline_id ORDER BY r.created DESC, r.id"
+    )
+    return [
+        {**dict(row), "id": dashed(row["id"]), "steps": steps.get(row["id"], [])} for row in connection.execute(query)
+    ]
 
 
 def dashed(value: str | None) -> str | None:
@@ -218,10 +207,10 @@ def _stacks(connection: sqlite3.Connection) -> list[dict[str, Any]]:
         " ORDER BY s.name, s.id, c.type, c.name"
     )
     found: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        stack = found.setdefault(row["id"], {"name": row["stack"], "components": []})
-        if row["type"]:
-            stack["components"].append({key: row[key] for key in ("name", "type", "flavor")})
+    for key, stack, name, kind, flavor in rows:
+        components = found.setdefault(key, {"name": stack, "components": []})["components"]
+        if kind:
+            components.append({"name": name, "type": kind, "flavor": flavor})
     return list(found.values())
 
 

@@ -6,6 +6,7 @@ import importlib.metadata
 import re
 import sqlite3
 import time
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -56,25 +57,14 @@ def start(plan: Plan) -> Run:
 def begin_facts(step: Step) -> StepResult:
     """What the run starts from: the store, its inventory, and the digest that later proves it unchanged."""
     store = locate(step.plan.store)
-    facts = collect(store, releases.get(step.run.target_version))
-    held: dict[str, Any] = {}
-    not_checked = []
+    stamps = collect(store, releases.get(step.run.target_version)).stamps
+    held, not_checked = {}, []
     try:
         held = inventory.take(store)
     except StoreUnreadable as error:
         not_checked.append(f"the inventory could not be taken: {error.found}")
-    return step.result(
-        (),
-        {
-            "store": describe(store),
-            "source_version": step.run.source_version,
-            "stamp": ", ".join(facts.stamps),
-            "target_version": step.run.target_version,
-            "inventory": held,
-            "source_sha256": sqlite.digest(store.path),
-        },
-        not_checked,
-    )
+    facts = _stated(store, step.run.source_version, stamps, step.run.target_version)
+    return step.result((), {**facts, "inventory": held, "source_sha256": sqlite.digest(store.path)}, not_checked)
 
 
 def preflight(step: Step) -> StepResult:
@@ -106,12 +96,8 @@ def target_release(plan: Plan) -> Release:
     try:
         return releases.get(importlib.metadata.version("zenml"))
     except importlib.metadata.PackageNotFoundError:
-        raise BadPlan(
-            "there is no release to upgrade to",
-            expected="a target release, or zenml installed beside the kit",
-            found="neither",
-            remedy="name one, such as --to 0.98.0",
-        ) from None
+        expected, remedy = "a target release, or zenml installed beside the kit", "name one, such as --to 0.98.0"
+        raise BadPlan("there is no release to upgrade to", expected=expected, found="neither", remedy=remedy) from None
 
 
 def source_version(plan: Plan, store: Store, facts: StoreFacts) -> str:
@@ -119,23 +105,20 @@ def source_version(plan: Plan, store: Store, facts: StoreFacts) -> str:
     if plan.source:
         return releases.get(plan.source).version
     stamp = min(facts.stamps, key=lambda one: (releases.position(one) is None, releases.position(one) or 0))
-    recorded = inventory.recorded_versions(store) if releases.position(stamp) is not None else []
-    return re.sub(r"[^\w.+-]", "_", inventory.source_version(stamp, recorded))
+    return re.sub(r"[^\w.+-]", "_", inventory.source_version(stamp, inventory.recorded_versions(store)))
 
 
 def collect(store: Store, target: Release) -> StoreFacts:
     """Everything the checks know, read once; an error while reading is one of the facts."""
-    size = store.path.stat().st_size
     leftover = store.path.with_name(f"{store.path.stem}-backup.db")
-    with store.path.open("rb") as file:
-        header = file.read(100)
+    journal_mode = sqlite.journal_mode(store.path)
     known: dict[str, Any] = {
         "target": target,
         "engine": store.engine,
         "path": str(store.path),
-        "size": size,
-        "header_ok": header.startswith(sqlite.MAGIC),
-        "journal_mode": sqlite.journal_mode(store.path),
+        "size": store.path.stat().st_size,
+        "header_ok": bool(journal_mode),
+        "journal_mode": journal_mode,
         "wal_bytes": sqlite.wal_bytes(store.path),
         "missing_bytes": sqlite.missing_bytes(store.path),
     }
@@ -156,9 +139,11 @@ def collect(store: Store, target: Release) -> StoreFacts:
     return StoreFacts(**known)
 
 
-def describe(store: Store) -> dict[str, Any]:
-    """A store as JSON: engine, path, url, config_yaml, local_stores."""
-    return {**{key: value if value is None else str(value) for key, value in asdict(store).items()}, "url": store.url}
+def _stated(store: Store, source: str, stamps: Iterable[str], target: str) -> dict[str, Any]:
+    """The facts that every later step starts from."""
+    described = {key: value if value is None else str(value) for key, value in asdict(store).items()}
+    versions = {"source_version": source, "stamp": ", ".join(stamps), "target_version": target}
+    return {"store": {**described, "url": store.url}, **versions}
 
 
 def _checked(plan: Plan, target: Release) -> tuple[list[Finding], dict[str, Any], list[str]]:
@@ -166,22 +151,14 @@ def _checked(plan: Plan, target: Release) -> tuple[list[Finding], dict[str, Any]
     facts = collect(store, target)
     _worth_it(facts, target)
     findings, outcomes = run_checks(facts)
-    not_checked = [
-        f"{one['id']} {one['title']}: {one['reason']}" for one in outcomes if one["outcome"] == "not_checked"
-    ]
-    stated = {
-        "store": describe(store),
-        "source_version": source_version(plan, store, facts) if facts.stamps else "",
-        "stamp": ", ".join(facts.stamps),
-        "target_version": target.version,
-        "checks": outcomes,
-    }
-    return findings, stated, not_checked
+    skipped = [one for one in outcomes if one["outcome"] == "not_checked"]
+    not_checked = [f"{one['id']} {one['title']}: {one['reason']}" for one in skipped]
+    source = source_version(plan, store, facts) if facts.stamps else ""
+    return findings, {**_stated(store, source, facts.stamps, target.version), "checks": outcomes}, not_checked
 
 
 def _worth_it(facts: StoreFacts, target: Release) -> None:
     """Raises :class:`BadPlan` when there is nothing to upgrade, or the store is older than the kit knows."""
-    position = releases.position(facts.stamp)
     if facts.stamp == target.stamp:
         raise BadPlan(
             f"nothing to upgrade: the database is already at ZenML {target.version}",
@@ -189,21 +166,19 @@ def _worth_it(facts: StoreFacts, target: Release) -> None:
             found=f"target {target.version}",
             remedy="name a newer release with --to",
         )
-    if position is not None and position < 0:
-        oldest = releases.all()[0].version
+    oldest = releases.all()[0]
+    if releases.crosses(facts.stamp, oldest.stamp, oldest.stamp):
         raise BadPlan(
-            f"the database is older than ZenML {oldest}",
-            expected=f"a store written by ZenML {oldest} or later",
+            f"the database is older than ZenML {oldest.version}",
+            expected=f"a store written by ZenML {oldest.version} or later",
             found=f"the stamp {facts.stamp}",
-            remedy=f"let ZenML {oldest} migrate a copy of it, then rehearse from there",
+            remedy=f"let ZenML {oldest.version} migrate a copy of it, then rehearse from there",
         )
 
 
 def _refuse(facts: StoreFacts) -> None:
     """The finding that blocks such a store, as an error: a run cannot even be named."""
-    findings, _ = run_checks(facts)
-    blocks = [finding for finding in findings if judge([finding]) is Status.BLOCK]
+    blocks = [finding for finding in run_checks(facts)[0] if finding.severity is Severity.BLOCK]
     message, remedy = (blocks[0].message, blocks[0].remedy) if blocks else (facts.error, "restore a backup")
-    raise StoreUnreadable(
-        message.rstrip("."), expected="a whole ZenML database with a revision", found=facts.path, remedy=remedy
-    )
+    expected = "a whole ZenML database with a revision"
+    raise StoreUnreadable(message.rstrip("."), expected=expected, found=facts.path, remedy=remedy)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,13 +15,13 @@ import yaml
 
 from zenml_upgrade_kit import environments, probing
 from zenml_upgrade_kit.backup import Backup, open_backup
-from zenml_upgrade_kit.errors import EnvironmentFailed, KitError, ProbeFailed, StoreUnreadable
+from zenml_upgrade_kit.errors import EnvironmentFailed, KitError, ProbeFailed, RunUnusable, StoreUnreadable
 from zenml_upgrade_kit.findings import Finding, Severity, StepResult
 from zenml_upgrade_kit.probing import Environment
 from zenml_upgrade_kit.runs import Step
 from zenml_upgrade_kit.stores import sqlite
 
-PROBE_TIMEOUT = 300.0
+PATIENCE = 300.0
 """Seconds for the old release to open the restored store; the first import in a new environment is slow."""
 
 
@@ -33,8 +33,9 @@ def roll_back(step: Step, *, apply: bool) -> StepResult:
     Raises :class:`BackupUnusable` for a backup that does not verify and :class:`StoreUnreadable` for a store in use.
     """
     backup = open_backup(step.run.work / "20_backup")
-    pending = [pair for pair in _targets(backup) if not _is_restored(*pair)]
-    findings = list(_lost_runs(backup))
+    database = Path(backup.manifest["database"]["restore_to"])
+    pending = _pending(backup)
+    findings = list(_lost_runs(database, backup.manifest["started"]))
     facts: dict[str, Any] = {
         "backup": f"{backup.folder}, stamp {backup.manifest['stamp']}, finished {backup.manifest['finished']}",
         "applied": apply,
@@ -42,16 +43,14 @@ def roll_back(step: Step, *, apply: bool) -> StepResult:
     }
     if not apply:
         return step.result(findings, facts)
-    database = Path(backup.manifest["database"]["restore_to"])
     _fold_in(database)
     facts["kept"] = [str(kept) for kept in _replace(pending)]
     findings += verify(backup)
     not_checked = []
     if not any(finding.severity is Severity.BLOCK for finding in findings):
         try:
-            environment = _old_release(step)
-            facts["proof"] = _open_with(environment, step, backup)
-            findings += _unexpected(facts["proof"], backup)
+            facts["proof"] = _open_with(_old_release(step), step, backup)
+            findings += [_old_release_fails(database, why) for why in _unexpected(facts["proof"], backup.manifest)]
         except EnvironmentFailed as error:
             not_checked.append(f"that ZenML {step.run.source_version} opens the restored store: {error.problem}")
         except ProbeFailed as error:
@@ -61,29 +60,20 @@ def roll_back(step: Step, *, apply: bool) -> StepResult:
 
 def verify(backup: Backup) -> list[Finding]:
     """A finding for every restored file whose bytes are not those of the backup."""
+    why = "is not what the backup holds: somebody wrote to it, or the disk is failing."
+    remedy = "Stop everything that uses the store, then run the rollback again."
     return [
-        Finding(
-            id="RB901",
-            severity=Severity.BLOCK,
-            subject=str(live),
-            message=f"{live} is not what the backup holds: somebody wrote to it, or the disk is failing.",
-            remedy="Stop everything that uses the store, then run the rollback again.",
-        )
-        for copy, live in _targets(backup)
-        if not _is_restored(copy, live)
+        Finding(id="RB901", severity=Severity.BLOCK, subject=str(live), message=f"{live} {why}", remedy=remedy)
+        for _, live in _pending(backup)
     ]
 
 
-def _targets(backup: Backup) -> list[tuple[Path, Path]]:
-    """(file in the backup, where it belongs); the database first."""
-    pairs = [(backup.database, Path(backup.manifest["database"]["restore_to"]))]
+def _pending(backup: Backup) -> list[tuple[Path, Path]]:
+    """(file in the backup, where it belongs) of what is not in place with these bytes; the database first."""
+    pairs = [(backup.database, Path(os.path.realpath(backup.manifest["database"]["restore_to"])))]
     if backup.config_yaml:
-        pairs.append((backup.config_yaml, Path(backup.manifest["config_yaml"]["restore_to"])))
-    return [(copy, Path(os.path.realpath(live))) for copy, live in pairs]
-
-
-def _is_restored(copy: Path, live: Path) -> bool:
-    return live.is_file() and sqlite.digest(copy) == sqlite.digest(live)
+        pairs.append((backup.config_yaml, Path(os.path.realpath(backup.manifest["config_yaml"]["restore_to"]))))
+    return [(copy, live) for copy, live in pairs if not live.is_file() or sqlite.digest(copy) != sqlite.digest(live)]
 
 
 def _fold_in(database: Path) -> None:
@@ -95,9 +85,8 @@ def _fold_in(database: Path) -> None:
     if not database.is_file() or sqlite.journal_mode(database) == "":
         return
     try:
-        with closing(
-            sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True, timeout=2, isolation_level=None)
-        ) as live:
+        uri = f"{database.as_uri()}?mode=rw"
+        with closing(sqlite3.connect(uri, uri=True, timeout=2, isolation_level=None)) as live:
             live.execute("PRAGMA locking_mode = EXCLUSIVE")
             live.execute("BEGIN EXCLUSIVE")
             live.execute("ROLLBACK")
@@ -122,15 +111,13 @@ def _replace(pending: list[tuple[Path, Path]]) -> list[Path]:
             live.parent.mkdir(parents=True, exist_ok=True)
             _copy(copy, parts[live], like=live)
         for _, live in pending:
-            beside = live.with_name(f"{live.name}.before-rollback-{time}")
+            replaced = live.with_name(f"{live.name}.before-rollback-{time}")
             if live.exists():
-                shutil.copy2(live, beside)
-                kept.append(beside)
+                kept.append(Path(shutil.copy2(live, replaced)))
             for suffix in sqlite.SIDE_FILES:
-                stale = live.with_name(live.name + suffix)
+                stale = sqlite.beside(live, suffix)
                 if stale.exists():
-                    stale.replace(beside.with_name(beside.name + suffix))
-                    kept.append(beside.with_name(beside.name + suffix))
+                    kept.append(stale.replace(sqlite.beside(replaced, suffix)))
             parts[live].replace(live)
     except OSError as error:
         raise KitError(
@@ -148,7 +135,8 @@ def _replace(pending: list[tuple[Path, Path]]) -> list[Path]:
 def _copy(source: Path, target: Path, *, like: Path) -> None:
     """A flushed copy with the permissions and, where allowed, the owner of the file that it will replace."""
     target.unlink(missing_ok=True)
-    with source.open("rb") as old, open(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as new:
+    target.touch(mode=0o600)
+    with source.open("rb") as old, target.open("wb") as new:
         shutil.copyfileobj(old, new, 1 << 20)
         new.flush()
         os.fsync(new.fileno())
@@ -160,11 +148,10 @@ def _copy(source: Path, target: Path, *, like: Path) -> None:
 
 def _old_release(step: Step) -> Environment:
     """The environment that the preflight settled on; built again when it is gone."""
-    earlier = step.run.result("10_preflight")
-    if earlier and "environments" in earlier.facts:
-        environment = Environment.from_json(earlier.facts["environments"]["source"])
-        if environment.python.exists():
-            return environment
+    with suppress(RunUnusable):
+        source, _ = environments.of_run(step.run)
+        if source.python.exists():
+            return source
     plan = step.plan
     return environments.ensure(step.run.source_version, interpreter=plan.source_python, requirements=plan.requirements)
 
@@ -183,24 +170,21 @@ def _open_with(environment: Environment, step: Step, backup: Backup) -> dict[str
             config["store"] = {**config["store"], "url": f"sqlite:///{copy}", "database": str(copy)}
         (folder / "config" / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     variables = {"ZENML_STORE_URL": f"sqlite:///{copy}"}
-    reply = probing.run_probe(
-        environment, "open_store", {}, folder=folder, variables=variables, timeout=PROBE_TIMEOUT
-    )
+    reply = probing.run_probe(environment, "open_store", {}, folder=folder, variables=variables, timeout=PATIENCE)
     with closing(sqlite.connect(copy)) as connection:
         reply["stamp"] = ", ".join(sqlite.stamps(connection))
     return reply
 
 
-def _unexpected(proof: dict[str, Any], backup: Backup) -> Iterator[Finding]:
-    """Compares what the old release lists with the manifest; it lists one workspace, so several cannot be compared."""
-    tables, database = backup.manifest["tables"], Path(backup.manifest["database"]["restore_to"])
-    if proof["stamp"] != backup.manifest["stamp"]:
-        yield _old_release_fails(database, f"it made {proof['stamp']} of {backup.manifest['stamp']}")
-    workspaces = tables.get("workspace") or tables.get("project") or {"rows": 1}
-    for name, table in (("runs", "pipeline_run"), ("stacks", "stack")):
-        expected = tables.get(table, {}).get("rows", 0)
-        if workspaces["rows"] == 1 and proof[name] != expected:
-            yield _old_release_fails(database, f"it lists {proof[name]} {name} of {expected}")
+def _unexpected(proof: dict[str, Any], manifest: Mapping[str, Any]) -> Iterator[str]:
+    """Where what the old release lists differs; it lists one workspace, so several cannot be compared."""
+    if proof["stamp"] != manifest["stamp"]:
+        yield f"it made {proof['stamp']} of {manifest['stamp']}"
+    rows = {name: table["rows"] for name, table in manifest["tables"].items()}
+    if rows.get("workspace", rows.get("project", 1)) == 1:
+        for name, expected in (("runs", rows.get("pipeline_run", 0)), ("stacks", rows.get("stack", 0))):
+            if proof[name] != expected:
+                yield f"it lists {proof[name]} {name} of {expected}"
 
 
 def _old_release_fails(database: Path, why: str) -> Finding:
@@ -213,10 +197,9 @@ def _old_release_fails(database: Path, why: str) -> Finding:
     )
 
 
-def _lost_runs(backup: Backup) -> Iterator[Finding]:
-    """Runs that were recorded after the backup: a rollback forgets them."""
-    database = Path(backup.manifest["database"]["restore_to"])
-    since = backup.manifest["started"][:19].replace("T", " ")
+def _lost_runs(database: Path, started: str) -> Iterator[Finding]:
+    """Runs that were recorded after the backup was started: a rollback forgets them."""
+    since = started[:19].replace("T", " ")
     try:
         with closing(sqlite.connect(database)) as connection:
             query = "SELECT COUNT(*) FROM pipeline_run WHERE created > ?"

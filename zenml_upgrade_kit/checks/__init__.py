@@ -114,21 +114,13 @@ def run_checks(
         outcome, reason = _applies(entry, facts)
         if outcome == "passed":
             try:
-                seen = list(entry.function(facts))
+                seen = [{**vars(one), "severity": one.severity or entry.severity} for one in entry.function(facts)]
+                findings += [Finding(id=entry.id, **one) for one in seen]
+                outcome = "found" if seen else outcome
             except Exception as error:  # noqa: BLE001 a broken check is one unchecked thing, not the end of the preflight
-                seen, outcome, reason = [], "not_checked", f"the check itself failed: {type(error).__name__}: {error}"
-            findings += [_finding(entry, one) for one in seen]
-            outcome = "found" if seen else outcome
-        outcomes.append(
-            {
-                "id": entry.id,
-                "title": entry.title,
-                "purpose": entry.purpose,
-                "severity": entry.severity.value,
-                "outcome": outcome,
-                "reason": reason,
-            }
-        )
+                outcome, reason = "not_checked", f"the check itself failed: {type(error).__name__}: {error}"
+        told = {"id": entry.id, "title": entry.title, "purpose": entry.purpose, "severity": entry.severity.value}
+        outcomes.append({**told, "outcome": outcome, "reason": reason})
     return findings, outcomes
 
 
@@ -141,32 +133,13 @@ def _applies(entry: Check, facts: StoreFacts) -> tuple[str, str]:
     if facts.error:
         return "not_checked", f"the database cannot be read: {facts.error}"
     if entry.needs == "stamp" or entry.since or entry.until:
-        position = releases.position(facts.stamp)
-        if position is None:
+        if releases.position(facts.stamp) is None:
             return "not_checked", f"it needs one known stamp, and there is {' and '.join(facts.stamps) or 'none'}"
-        if entry.since and position < _known(entry.since):
+        if entry.since and releases.crosses(facts.stamp, entry.since, entry.since):
             return "not_applicable", f"only from {entry.since} on"
-        if entry.until and not position < _known(entry.until) <= _known(facts.target.stamp):
+        if entry.until and not releases.crosses(facts.stamp, facts.target.stamp, entry.until):
             return "not_applicable", f"the upgrade does not cross {entry.until}"
     return "passed", ""
-
-
-def _known(stamp: str) -> int:
-    position = releases.position(stamp)
-    if position is None:
-        raise ValueError(f"{stamp} is not a revision that the kit knows")
-    return position
-
-
-def _finding(entry: Check, seen: Seen) -> Finding:
-    return Finding(
-        id=entry.id,
-        severity=seen.severity or entry.severity,
-        subject=seen.subject,
-        message=seen.message,
-        remedy=seen.remedy,
-        data=seen.data,
-    )
 
 
 from zenml_upgrade_kit.checks import database as _database  # noqa: E402, F401  registers its checks

@@ -27,15 +27,18 @@ def at(stamp: str) -> Schema | None:
         return None
     schema = {table: set(columns) for table, columns in _data()["tables"].items()}
     for revision, change in _data()["changes"].items():
-        if (releases.position(revision) or 0) > place:
-            break
-        for table, columns in change.get("add", {}).items():
-            schema.setdefault(table, set()).update(columns)
-        for table, columns in change.get("drop", {}).items():
-            schema[table] -= set(columns)
-            if not schema[table]:
-                del schema[table]
+        if not releases.crosses(stamp, revision, revision):
+            _add(schema, change)
+            for table, columns in change.get("drop", {}).items():
+                schema[table] -= set(columns)
+                if not schema[table]:
+                    del schema[table]
     return schema
+
+
+def _add(schema: Schema, change: Mapping[str, Any]) -> None:
+    for table, columns in change.get("add", {}).items():
+        schema.setdefault(table, set()).update(columns)
 
 
 def differences(stamp: str, tables: Mapping[str, Collection[str]]) -> Iterator[tuple[str, str]]:
@@ -43,8 +46,10 @@ def differences(stamp: str, tables: Mapping[str, Collection[str]]) -> Iterator[t
 
     Only what a later revision adds counts as too much: a table of somebody else's is none of our business.
     """
-    wanted = at(stamp) or {}
-    later = _added_after(releases.position(stamp) or 0)
+    wanted, later = at(stamp) or {}, Schema()
+    for revision, change in _data()["changes"].items():
+        if releases.crosses(stamp, revision, revision):
+            _add(later, change)
     for table in sorted(set(wanted) | set(tables)):
         if table.startswith("_alembic_tmp_"):
             yield table, "is left over from an unfinished step of a migration"
@@ -59,12 +64,3 @@ def differences(stamp: str, tables: Mapping[str, Collection[str]]) -> Iterator[t
                     yield f"{table}.{column}", "is missing"
                 elif column in later.get(table, ()):
                     yield f"{table}.{column}", "belongs to a later release"
-
-
-def _added_after(place: int) -> Schema:
-    added: Schema = {}
-    for revision, change in _data()["changes"].items():
-        if (releases.position(revision) or 0) > place:
-            for table, columns in change.get("add", {}).items():
-                added.setdefault(table, set()).update(columns)
-    return added
