@@ -111,14 +111,12 @@ def source_version(plan: Plan, store: Store, facts: StoreFacts) -> str:
 def collect(store: Store, target: Release) -> StoreFacts:
     """Everything the checks know, read once; an error while reading is one of the facts."""
     leftover = store.path.with_name(f"{store.path.stem}-backup.db")
-    journal_mode = sqlite.journal_mode(store.path)
     known: dict[str, Any] = {
         "target": target,
         "engine": store.engine,
         "path": str(store.path),
         "size": store.path.stat().st_size,
-        "header_ok": bool(journal_mode),
-        "journal_mode": journal_mode,
+        "journal_mode": sqlite.journal_mode(store.path),
         "wal_bytes": sqlite.wal_bytes(store.path),
         "missing_bytes": sqlite.missing_bytes(store.path),
     }

@@ -21,17 +21,16 @@ class StoreFacts:
     """What the checks know about a store, collected once, read-only.
 
     target: the release to upgrade to. path: the file, as people write it. size, wal_bytes: bytes on disk.
-    header_ok: it starts like a SQLite database. error: why the schema and the stamps could not be read, "" when they
-    were. damage: what SQLite finds wrong with the file, empty when nothing. missing_bytes: how much shorter the file is
-    than its header says. tables: columns of every table. leftover_backup: a backup that ZenML itself left beside the
-    store ("" for none), and its date.
+    journal_mode: "" where it does not start like a SQLite database. error: why the schema and the stamps could not be
+    read, "" when they were. damage: what SQLite finds wrong with the file, empty when nothing. missing_bytes: how much
+    shorter the file is than its header says. tables: columns of every table. leftover_backup: a backup that ZenML
+    itself left beside the store ("" for none), and its date.
     """
 
     target: Release
     engine: str = "sqlite"
     path: str
     size: int
-    header_ok: bool = True
     error: str = ""
     damage: tuple[str, ...] = ()
     missing_bytes: int = 0

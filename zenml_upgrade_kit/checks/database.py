@@ -111,7 +111,7 @@ def more_than_one_revision(facts: StoreFacts) -> Iterator[Seen]:
 @check("DB006", severity=BLOCK, title="Empty database file", engine="sqlite", needs="file")
 def empty_file(facts: StoreFacts) -> Iterator[Seen]:
     """ZenML opens an empty file as a new store: an upgrade would seem to succeed, with everything gone."""
-    if facts.size == 0 or (facts.header_ok and not facts.error and not facts.tables):
+    if not facts.size or (facts.journal_mode and not facts.error and not facts.tables):
         message = f"{facts.path} is empty. ZenML would open it as a brand-new store and report success."
         remedy = "Check the path; restore the file from a backup."
         yield Seen(subject=facts.path, message=message, remedy=remedy, data={"bytes": facts.size})
@@ -121,7 +121,7 @@ def empty_file(facts: StoreFacts) -> Iterator[Seen]:
 def damaged_file(facts: StoreFacts) -> Iterator[Seen]:
     """A damaged file can fail in the middle of a migration, or carry the damage into the new store."""
     lines, remedy = list(facts.damage), "Recover with sqlite3's `.recover` into a new file and compare, or "
-    if facts.size and not facts.header_ok:
+    if facts.size and not facts.journal_mode:
         lines.insert(0, "it does not start like a SQLite database")
         remedy = "Check the path: the store is a SQLite file; or "
     elif facts.missing_bytes:
@@ -177,7 +177,7 @@ def shared_stamp(facts: StoreFacts) -> Iterator[Seen]:
 @check("DB011", severity=BLOCK, title="Database cannot be read", needs="file")
 def unreadable(facts: StoreFacts) -> Iterator[Seen]:
     """What cannot be read cannot be checked, backed up or upgraded."""
-    if facts.error and facts.size and facts.header_ok and not facts.damage:
+    if facts.error and facts.size and facts.journal_mode and not facts.damage:
         remedy = "Give a path or URL and credentials that can read; the kit needs no write access for this step."
         message = f"Cannot read the database: {facts.error}."
         yield Seen(subject=facts.path, message=message, remedy=remedy, data={"error": facts.error})

@@ -26,14 +26,15 @@ PATIENCE = 10.0
 """Seconds to wait for a writer that holds the database."""
 
 
-class _Copy(sqlite3.Connection):
-    """A connection to a private copy, which goes away with it."""
+class _Connection(sqlite3.Connection):
+    """A connection with which a private copy goes away, if it is one to such a copy."""
 
-    folder: tempfile.TemporaryDirectory[str]
+    copy: tempfile.TemporaryDirectory[str] | None = None
 
     def close(self) -> None:
         super().close()
-        self.folder.cleanup()
+        if self.copy:
+            self.copy.cleanup()
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -74,14 +75,15 @@ def _header(path: Path) -> bytes:
         return file.read(HEADER)
 
 
-def _open(path: Path, mode: str = "ro", factory: type[sqlite3.Connection] = sqlite3.Connection) -> sqlite3.Connection:
-    uri = f"{path.absolute().as_uri()}?mode={mode}"
-    connection = sqlite3.connect(uri, uri=True, timeout=PATIENCE, isolation_level=None, factory=factory)
+def _open(path: Path, copy: tempfile.TemporaryDirectory[str] | None = None) -> sqlite3.Connection:
+    uri = f"{path.absolute().as_uri()}?mode={'rw' if copy else 'ro'}"
+    connection = sqlite3.connect(uri, uri=True, timeout=PATIENCE, isolation_level=None, factory=_Connection)
+    connection.copy, connection.row_factory = copy, sqlite3.Row
     try:
-        connection.row_factory = sqlite3.Row
+        connection.execute("PRAGMA query_only = ON")
         connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
     except sqlite3.Error:
-        sqlite3.Connection.close(connection)
+        connection.close()
         raise
     return connection
 
@@ -95,11 +97,7 @@ def _open_copy(path: Path) -> sqlite3.Connection:
             if beside(path, suffix).exists():
                 shutil.copyfile(beside(path, suffix), Path(folder.name, path.name + suffix))
         if _state(path) == before:
-            connection = _open(Path(folder.name, path.name), "rw", _Copy)
-            assert isinstance(connection, _Copy)
-            connection.folder = folder
-            connection.execute("PRAGMA query_only = ON")
-            return connection
+            return _open(Path(folder.name, path.name), folder)
         folder.cleanup()
         if beside(path, "-shm").exists():
             return _open(path)  # somebody opened it: now it can be read in place
