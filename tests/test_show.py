@@ -24,7 +24,7 @@ EVERYTHING = [
     (show.artifacts, examples.artifacts()),
     (show.smoke_runs, examples.smoke_runs()),
     (show.decision, examples.decision()),
-    (show.facts, examples.backup()),
+    (show.rollback, examples.backup()),
 ]
 every_view = pytest.mark.parametrize(("view", "result"), EVERYTHING, ids=lambda value: getattr(value, "__name__", ""))
 View = Callable[[StepResult], Shown]
@@ -119,6 +119,12 @@ def test_a_smoke_run_that_failed_is_open_down_to_its_log() -> None:
     assert shown.html.count("<details open>") == 2
     assert "[The end of the log (1 line)]" in shown.text
     assert "<script>" in shown.text.split("[The end of the log (1 line)]")[1]
+
+
+@pytest.mark.parametrize(("applied", "said"), [(True, "This was done."), (False, "Nothing was changed, because")])
+def test_a_rollback_that_only_looked_says_so(applied: bool, said: str) -> None:
+    result = StepResult(step="90_rollback", status=Status.PASS, facts={"applied": applied, "actions": ["replace it"]})
+    assert show.rollback(result).text.startswith(said)
 
 
 def test_a_long_table_says_what_it_leaves_out() -> None:

@@ -181,9 +181,8 @@ def inventory(result: StepResult) -> Shown:
     ]
     shown += table(stacks, {"name": "Stack", "components": "Components"}, "Stacks")
     rows = [{"table": name, "rows": number} for name, number in sorted((held.get("tables") or {}).items())]
-    return shown + _folded_table(
-        rows, {"table": "Table", "rows": "Rows"}, "table", after=" and how many rows they have"
-    )
+    total = words.count(sum(row["rows"] for row in rows), "row")
+    return shown + _folded_table(rows, {"table": "Table", "rows": "Rows"}, "table", after=f" with {total}")
 
 
 def checks(result: StepResult) -> Shown:
@@ -275,7 +274,13 @@ def decision(result: StepResult) -> Shown:
     return listing("Reasons", result.facts.get("reasons") or []) + table(rows, columns, "Steps of this run")
 
 
-def facts(result: StepResult, caption: str = "What was done") -> Shown:
+def rollback(result: StepResult) -> Shown:
+    """What a rollback did, or would do."""
+    looked = "Nothing was changed, because apply is False. This is what would be done."
+    return sentence("This was done." if result.facts.get("applied") else looked) + facts(result, "The rollback")
+
+
+def facts(result: StepResult, caption: str) -> Shown:
     """All of a step's facts, for steps without tables of their own: values in a table, lists below it."""
     told = {key: value for key, value in result.facts.items() if key != "not_checked"}
     lists = {key: value for key, value in told.items() if isinstance(value, list)}
