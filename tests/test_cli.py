@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from zenml_upgrade_kit import cli, plan, report
+from zenml_upgrade_kit import cli, plan, preflight, report
 from zenml_upgrade_kit.runs import Run
 
 ROOT = Path(__file__).parent.parent
@@ -138,6 +138,20 @@ def test_the_users_own_configuration_is_found_and_only_read(
     assert cli.main(["check", "--to", "0.98.0", "--format", "json"]) == 0
     assert json.loads(capsys.readouterr().out)["facts"]["store"]["path"] == str(database(store))
     assert {path: path.read_bytes() for path in store.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_remembers_the_store_that_was_found(
+    deployment: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store = deployment("0.70.0")
+    monkeypatch.setenv("ZENML_CONFIG_PATH", str(store))
+    run = preflight.start(plan.make({"to": "0.98.0", "out": str(tmp_path / "runs")}))
+    assert Run.open(run.folder).plan.store == str(store)
+    monkeypatch.delenv("ZENML_CONFIG_PATH")
+    monkeypatch.setenv("ZENML_STORE_URL", f"sqlite:///{database(store)}")
+    monkeypatch.setenv("ZENML_CONFIG_PATH", str(tmp_path / "no-config"))
+    run = preflight.start(plan.make({"to": "0.98.0", "out": str(tmp_path / "runs")}))
+    assert Run.open(run.folder).plan.store == f"sqlite:///{database(store)}"
 
 
 def test_resume_takes_no_plan_and_only_a_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -234,7 +234,7 @@ def _findings(source: str, row: Mapping[str, Any], outcome: str, old: Loaded, ne
         severity=Severity.BLOCK if old.ok else Severity.WARN,
         subject=subject,
         message=f"{new.error.rstrip('.')}.{before}",
-        remedy=remedy,
+        remedy=remedy if old.ok else "Nothing for the upgrade; restore it or run its step again if somebody needs it.",
         data={"uri": row["uri"], "fails_before": not old.ok},
     )
 

@@ -51,6 +51,9 @@ def start(plan: Plan) -> Run:
     if facts.error or not facts.stamps:
         _refuse(facts)
     _worth_it(facts, target)
+    if not plan.store:  # what is found here today must be what is found when the run goes on, in another shell
+        found = str(store.config_yaml.parent) if store.config_yaml else store.url
+        plan = plan.model_copy(update={"store": found})
     return Run.create(plan, source_version(plan, store, facts), target.version, store.config_yaml)
 
 

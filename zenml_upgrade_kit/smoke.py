@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import sqlite3
@@ -14,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from zenml_upgrade_kit import artifacts, environments, inventory, probing
+from zenml_upgrade_kit import artifacts, environments, inventory, probing, words
 from zenml_upgrade_kit.artifacts import Loaded
 from zenml_upgrade_kit.errors import BadPlan, KitError
 from zenml_upgrade_kit.findings import Finding, Severity, StepResult
@@ -25,6 +26,9 @@ from zenml_upgrade_kit.stores import sqlite
 
 PROBE = "run_pipeline"
 DONE = {"completed", "cached"}
+
+_EXCEPTION = re.compile(r"(?m)^\s*(\w+(?:Error|Exception): .+)$")
+"""The line of a traceback that says what happened; releases since 0.85.0 raise only that a step failed."""
 
 Report = dict[str, Any]
 Row = Mapping[str, Any]
@@ -228,12 +232,14 @@ def _output_outcome(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 def _findings(report: Mapping[str, Any]) -> Iterator[Finding]:
     subject = f"{report['pipeline']} ({report['run_id'] or 'no run'})"
     if report["outcome"] == "failed":
+        causes = [line for line in _EXCEPTION.findall(words.plain(report["log_tail"])) if line not in report["error"]]
+        error = f"{report['error']} ({causes[0]})" if causes else report["error"]
         was = f"its latest earlier run was {report['expected']}" if report["expected"] else "it has no earlier run"
         yield Finding(
             id="SR951",
             severity=Severity.BLOCK,
             subject=subject,
-            message=f"The smoke run ended as {report['status']}; {was}. {report['error']}".strip(),
+            message=f"The smoke run ended as {report['status']}; {was}. {error}".strip(),
             remedy="Read the end of its log, correct the code for the target release, rehearse again.",
             data={"error": report["error"]},
         )
@@ -268,6 +274,10 @@ def _findings(report: Mapping[str, Any]) -> Iterator[Finding]:
                 id="SR955",
                 severity=Severity.WARN,
                 subject=f"{subject} output {output['step']}.{output['output']}",
-                message=f"Was {output['old'] or 'not there'}, is {output['new']}, with other content.",
-                remedy="Expected for random or time-dependent outputs; otherwise compare the values.",
+                message=f"Was {output['old'] or 'not there'}, is {output['new']}, with other content."
+                if output["outcome"] == "different"
+                else f"Cannot be loaded again: {output['new']}",
+                remedy="Expected for random or time-dependent outputs; otherwise compare the values."
+                if output["outcome"] == "different"
+                else "Correct the materializer or the type for the target release.",
             )
