@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from zenml_upgrade_kit import environments, probing
 from zenml_upgrade_kit.runs import REHEARSAL, Run
 
 ROOT = Path(__file__).parent.parent
@@ -25,6 +26,11 @@ COMMAND = [sys.executable, "-m", "zenml_upgrade_kit"]
 
 def database(deployment: Path) -> Path:
     return deployment / "local_stores" / "default_zen_store" / "zenml.db"
+
+
+def stamp(deployment: Path) -> str:
+    with closing(sqlite3.connect(f"file:{database(deployment)}?mode=ro", uri=True)) as connection:
+        return str(connection.execute("SELECT version_num FROM alembic_version").fetchone()[0])
 
 
 def surroundings(**variables: str) -> dict[str, str]:
@@ -106,9 +112,7 @@ def test_nothing_of_the_source_changed(rehearsal: Rehearsal) -> None:
 def test_the_copy_was_migrated_by_the_target(rehearsal: Rehearsal) -> None:
     facts = rehearsal.run.needs("30_rehearsal").facts
     assert (facts["revision_before"], facts["revision_after"]) == (rehearsal.run.source_version, TARGET)
-    with closing(sqlite3.connect(f"file:{database(rehearsal.deployment)}?mode=ro", uri=True)) as connection:
-        stamp = connection.execute("SELECT version_num FROM alembic_version").fetchone()[0]
-    assert stamp == rehearsal.run.source_version
+    assert stamp(rehearsal.deployment) == rehearsal.run.source_version
 
 
 def test_every_artifact_loads_and_has_the_same_value(rehearsal: Rehearsal) -> None:
@@ -158,6 +162,30 @@ def test_the_canary_stays_out_of_everything(rehearsal: Rehearsal) -> None:
     assert printed, "the command printed the variable, so a log must show that it was masked"
     assert not [path for path in rehearsal.run.folder.rglob("*") if path.is_file() and holds(path)]
     assert "s3cr3t-canary" not in rehearsal.ended.stdout + rehearsal.ended.stderr
+
+
+def test_going_back_is_one_command(rehearsal: Rehearsal, tmp_path: Path) -> None:
+    """Last of this rehearsal's tests: it upgrades the deployment for real, and takes that back."""
+    config = rehearsal.deployment / "config.yaml"
+    before, target = config.read_bytes(), environments.of_run(rehearsal.run)[1]
+    variables = {"ZENML_CONFIG_PATH": str(rehearsal.deployment)}
+    probing.run_probe(target, "migrate", {}, folder=tmp_path, variables=variables, timeout=600)
+    assert stamp(rehearsal.deployment) == TARGET
+    assert config.read_bytes() != before
+    upgraded = files(rehearsal.deployment)
+
+    looked = command("rollback", rehearsal.run.folder)
+    assert looked.returncode == 0, looked.stderr
+    assert f"would: replace {database(rehearsal.deployment)}" in looked.stdout
+    assert files(rehearsal.deployment) == upgraded
+
+    done = command("rollback", rehearsal.run.folder, "--yes")
+    assert done.returncode == 0, done.stderr
+    assert stamp(rehearsal.deployment) == rehearsal.run.source_version
+    assert config.read_bytes() == before
+    assert rehearsal.run.needs("90_rollback").facts["proof"]["zenml"] == rehearsal.run.source_version
+    kept = {name.partition(".before-rollback")[0] for name in files(rehearsal.deployment) if ".before-rollback" in name}
+    assert kept == {"config.yaml", str(database(rehearsal.deployment).relative_to(rehearsal.deployment))}
 
 
 def test_two_workspaces_are_no_go_with_their_finding(deployment: Callable[..., Path], tmp_path: Path) -> None:

@@ -110,12 +110,14 @@ def rollback(given: argparse.Namespace) -> int:
     if result.status is Status.ERROR:
         tell(f"zenml-upgrade: {result.facts['error']}")
         return 2
+    for action in result.facts["actions"]:
+        print(f"{'done' if given.yes else 'would'}: {action}")
+    for kept in result.facts.get("kept", ()):
+        print(f"kept: {kept}")
     if not given.yes:
-        print("Nothing was changed. To restore: zenml-upgrade rollback", given.run, "--yes")
+        print(f"\nNothing was changed. To restore: zenml-upgrade rollback {given.run} --yes")
     elif result.status is not Status.BLOCK:
-        print(
-            f"Restored. Go on with ZenML {run.source_version}; a newer one migrates the store as soon as it opens it."
-        )
+        print(f"\nRestored. Go on with ZenML {run.source_version}: a newer one migrates the store when it opens it.")
     print(f"report: {run.folder / '90_rollback.html'}")
     return 1 if result.status is Status.BLOCK else 0
 

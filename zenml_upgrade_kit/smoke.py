@@ -232,7 +232,8 @@ def _output_outcome(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 def _findings(report: Mapping[str, Any]) -> Iterator[Finding]:
     subject = f"{report['pipeline']} ({report['run_id'] or 'no run'})"
     if report["outcome"] == "failed":
-        causes = [line for line in _EXCEPTION.findall(words.plain(report["log_tail"])) if line not in report["error"]]
+        log = words.plain(report["log_tail"]).partition("Exception ignored in")[0]  # what follows comes from the exit
+        causes = [line for line in _EXCEPTION.findall(log) if line not in report["error"]]
         error = f"{report['error']} ({causes[0]})" if causes else report["error"]
         was = f"its latest earlier run was {report['expected']}" if report["expected"] else "it has no earlier run"
         yield Finding(
