@@ -121,30 +121,33 @@ def ensure(
         wanted = recipes.of_libraries(release, python, libraries or {})
     recipe = json.dumps([2, version, str(python.path), python.version, wanted.text, wanted.options])
     key = hashlib.sha256(recipe.encode()).hexdigest()[:20] + (f"-{time.time_ns()}" if wanted.changeable else "")
-    cache = cache_folder()
-    folder = cache / f"{version}-{key}"
+    folder = cache_folder() / f"{version}-{key}"
     notes = (why, *wanted.notes)
     if environment := _cached(folder):
         log(f"ZenML {version}: using the environment in {folder}")
         return replace(environment, notes=notes)
     log(f"ZenML {version}: building an environment on Python {python.version} (about a minute)")
+    return replace(_build(version, python.path, wanted, folder), notes=notes)
+
+
+def _build(version: str, python: Path, wanted: recipes.Resolution, folder: Path) -> Environment:
+    """A new environment, made beside its place and moved there when it is whole."""
+    cache = folder.parent
     building = cache / f"{folder.name}.{os.getpid()}.building"
     try:
         cache.mkdir(parents=True, exist_ok=True)
         _sweep(cache)
         shutil.rmtree(building, ignore_errors=True)
-        recipes.uv(["venv", "--quiet", "--relocatable", "--python", str(python.path), str(building)], cwd=cache)
+        recipes.uv(["venv", "--quiet", "--relocatable", "--python", str(python), str(building)], cwd=cache)
         wanted.install(_interpreter(building))
-        environment = replace(
-            _usable(_interpreter(building), version), python=_interpreter(folder), origin="built", notes=notes
-        )
+        environment = replace(_usable(_interpreter(building), version), python=_interpreter(folder), origin="built")
         (building / "environment.json").write_text(json.dumps(environment.to_json(), indent=1), encoding="utf-8")
         if not _cached(folder):  # another process may have been faster, and may be using it
             shutil.rmtree(folder, ignore_errors=True)
             building.rename(folder)
     except OSError as error:
         if ready := _cached(folder):
-            return replace(ready, notes=notes)
+            return ready
         raise EnvironmentFailed(
             f"an environment with ZenML {version} cannot be kept in {cache}",
             expected="a folder that you may write to, with 1 GB of free space",
