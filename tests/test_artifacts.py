@@ -151,6 +151,14 @@ SAME: dict[str, Any] = {"ok": True, "type": "int", "summary": "int", "digest": "
         ({}, {"digest": None}, "loads"),
         ({"ok": False, "digest": None, "type": ""}, {}, "loads"),
         ({}, {"ok": False}, "fails"),
+        ({}, {"ok": False, "missing": "data type"}, "fails"),
+        ({"ok": False, "error": "ValueError: x"}, {"ok": False, "error": "ValueError: x"}, "fails"),
+        ({"ok": False, "missing": "data type"}, {"ok": False, "missing": "data type"}, "not_checked"),
+        (
+            {"ok": False, "error": "ModuleNotFoundError: No module named 'team'"},
+            {"ok": False, "error": "ModuleNotFoundError: No module named 'team'"},
+            "not_checked",
+        ),
     ],
 )
 def test_the_outcome_of_a_reload(old: dict[str, Any], new: dict[str, Any], outcome: str) -> None:
@@ -179,7 +187,7 @@ def test_what_was_broken_before_does_not_block_the_upgrade() -> None:
     failed = Loaded(ok=False, error="it broke")
     [finding] = artifacts._findings("0.70.0", row(), "fails", failed, failed)
     assert finding.severity.value == "warn"
-    assert "0.70.0 either" in finding.message
+    assert "does not load with 0.70.0 here either" in finding.message
 
 
 VALUES = """

@@ -233,3 +233,6 @@ def test_a_killed_run_goes_on_where_it_was(deployment: Callable[..., Path], tmp_
     assert json.loads(resumed.stdout)["run"] == str(folder)
     assert run.needs("20_backup").started == backup
     assert [result.step for result in run.results()] == list(REHEARSAL)
+    outcomes = {row["name"]: row["outcome"] for row in run.needs("40_artifacts").facts["artifacts"]}
+    unchecked = {name for name, outcome in outcomes.items() if outcome == "not_checked"}
+    assert unchecked == {"report", "segment", "rule"}, "classes of code that was not given are no pass, and no failure"

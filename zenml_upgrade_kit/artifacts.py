@@ -43,6 +43,11 @@ class Loaded:
     missing: str = ""
     seconds: float = 0.0
 
+    @property
+    def lacks_a_module(self) -> bool:
+        """Whether it failed because this environment cannot import something."""
+        return bool(self.missing) or self.error.startswith(("ModuleNotFoundError", "ImportError"))
+
 
 def reload(step: Step) -> StepResult:
     """Load every artifact version in both environments and compare; nothing is written to the artifact stores."""
@@ -182,7 +187,8 @@ def _compare(
                 "new": asdict(new),
             }
         )
-        findings += list(_findings(step.run.source_version, row, outcome, old, new))
+        if key not in unreachable:
+            findings += list(_findings(step.run.source_version, row, outcome, old, new))
     missing = [f"{count} artifact versions: {why}" for why, count in Counter(unreachable.values()).items()]
     for sentence in missing:
         findings.append(
@@ -196,17 +202,18 @@ def _compare(
                 else "Load some of them by hand.",
             )
         )
-    compared = sum(row["outcome"] == "loads" for row in table)
-    if compared:
-        missing.append(f"{compared} artifact versions load, but their content cannot be compared")
     counts = Counter(row["outcome"] for row in table)
+    if alone := counts["not_checked"] - len(unreachable):
+        missing.append(f"{alone} artifact versions need code or libraries that neither environment has")
+    if counts["loads"]:
+        missing.append(f"{counts['loads']} artifact versions load, but their content cannot be compared")
     facts = {"counts": dict(counts), "artifacts": table, "code": step.plan.code}
     return step.result(findings, facts, missing)
 
 
 def _outcome(old: Loaded, new: Loaded) -> str:
     if not new.ok:
-        return "fails"
+        return "not_checked" if old.lacks_a_module and new.lacks_a_module else "fails"
     if old.ok and (old.type != new.type or (old.digest and new.digest and old.digest != new.digest)):
         return "different"
     return "same" if old.digest and new.digest else "loads"
@@ -225,16 +232,18 @@ def _findings(source: str, row: Mapping[str, Any], outcome: str, old: Loaded, ne
             message=f"Loads, but differently: {change}.",
             remedy="Pin the library that wrote it, or accept the difference and note it.",
         )
-    if outcome != "fails":
+    if outcome not in {"fails", "not_checked"}:
         return
     identity, remedy = _cause(row, new)
-    before = "" if old.ok else f" It does not load with {source} either, so the upgrade is not the cause."
+    before = "" if old.ok else f" It does not load with {source} here either."
+    if outcome == "fails" and not old.ok:
+        remedy = "Give your --code and --requirements if it loads for you; otherwise it was broken before the upgrade."
     yield Finding(
         id=identity,
         severity=Severity.BLOCK if old.ok else Severity.WARN,
         subject=subject,
         message=f"{new.error.rstrip('.')}.{before}",
-        remedy=remedy if old.ok else "Nothing for the upgrade; restore it or run its step again if somebody needs it.",
+        remedy=remedy,
         data={"uri": row["uri"], "fails_before": not old.ok},
     )
 
@@ -243,9 +252,9 @@ def _cause(row: Mapping[str, Any], new: Loaded) -> tuple[str, str]:
     """Catalogue id and remedy of a failed load."""
     uri, root = Path(row["uri"]), Path(row["store_root"])
     if new.missing == "materializer":
-        return "AR601", "Install or restore the module of the materializer."
+        return "AR601", "Give your --code or --requirements, or restore the module of the materializer."
     if new.missing:
-        return "AR602", "Give your code with --code, or keep the module name alive."
+        return "AR602", "Give your --code or --requirements, or keep the module name alive."
     if not uri.is_relative_to(root):
         return "AR603", f"ZenML reads only below {root}: use the original local stores folder."
     if not uri.exists() or not any(uri.iterdir() if uri.is_dir() else [uri]):
