@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -55,7 +56,7 @@ class Run:
         name = f"{stamp}-{source_version}-to-{target_version}"
         try:
             plan.out.mkdir(parents=True, exist_ok=True)
-            for attempt in range(1, 100):
+            for attempt in itertools.count(1):
                 folder = plan.out / (name if attempt == 1 else f"{name}-{attempt}")
                 try:
                     folder.mkdir(mode=0o700)
