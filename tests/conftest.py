@@ -7,7 +7,7 @@ import hashlib
 import json
 import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import cache
 from pathlib import Path
@@ -16,6 +16,8 @@ import pytest
 
 from zenml_upgrade_kit import demo, environments
 from zenml_upgrade_kit.environments import Environment
+from zenml_upgrade_kit.stores import private
+from zenml_upgrade_kit.stores.mysql import Server
 
 
 def _sample(version: str) -> Path:
@@ -80,3 +82,10 @@ def environment() -> Callable[[str], Environment]:
         return environments.ensure(version, libraries=libraries, companions=("0.55.5", "0.98.0"))
 
     return find
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[Server]:
+    """A private MariaDB for the whole session, listening on its socket alone; account ``root`` without a password."""
+    with private.server() as server:
+        yield server

@@ -17,9 +17,10 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "zenml_upgrade_kit"
 FLOORS = [
     {"errors", "findings", "redact", "words"},
-    {"plan", "releases", "runs"},
-    {"checks", "environments", "probing", "pythons", "recipes", "stores"},
-    {"artifacts", "backup", "decision", "demo", "inventory", "preflight", "rehearsal", "smoke", "upgrade"},
+    {"places", "plan", "releases", "runs"},
+    {"archive", "checks", "environments", "managed", "probing", "pythons", "recipes", "schedule", "stores"},
+    {"artifacts", "backup", "decision", "demo", "inventory", "preflight", "rehearsal", "restore", "retention"}
+    | {"smoke", "upgrade"},
     {"report", "show"},
     {"workbook"},
     {"cli", "__main__"},

@@ -52,6 +52,14 @@ class BackupUnusable(KitError):
     """A backup is missing, incomplete or does not match its manifest."""
 
 
+class RestoreRefused(KitError):
+    """A restore was not begun, or not switched to: what was there is unchanged."""
+
+
+class ToolMissing(KitError):
+    """A program, or an optional package of this kit, is not installed."""
+
+
 class StepFailed(Exception):
     """A step ended with a finding that blocks: the answer is NO-GO, the kit itself works."""
 

@@ -1,0 +1,91 @@
+"""A private MariaDB server in a temporary folder, reached by its socket; it is gone when it is not needed any more."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from zenml_upgrade_kit.errors import StoreUnreadable
+from zenml_upgrade_kit.stores.mysql import Server
+
+PATIENCE = 60.0
+"""Seconds until the server must answer; measured: under one."""
+PLACES = ("/usr/sbin", "/usr/local/sbin", "/usr/local/bin", "/opt/homebrew/bin", "/opt/homebrew/sbin")
+"""Where servers are installed beside ``PATH``."""
+INSTALL = "install it: apt install mariadb-server, brew install mariadb, or mamba install -c conda-forge mariadb"
+
+
+def find(*names: str) -> str:
+    """The path of the first program that is installed, "" for none."""
+    path = os.pathsep.join([os.environ.get("PATH", ""), *PLACES])
+    return next((found for name in names if (found := shutil.which(name, path=path))), "")
+
+
+def available() -> bool:
+    """Whether a private server can be started here."""
+    return bool(find("mariadbd") and find("mariadb-install-db"))
+
+
+@contextmanager
+def server(options: Mapping[str, str] | None = None, *, port: int = 0, folder: Path | None = None) -> Iterator[Server]:
+    """A running server with an account ``root`` that needs no password; it ends, and its data goes, with the context.
+
+    options: of ``mariadbd``, such as ``{"sql-mode": ""}``; the character set is utf8mb4 unless told (the built-in
+    default is latin1, with which every ZenML release fails on the first other character). port: on 127.0.0.1, 0 for
+    none. folder: where its own temporary folder is made. Raises :class:`StoreUnreadable` when it cannot be started.
+    """
+    if not available():
+        raise _not_started("MariaDB's mariadbd and mariadb-install-db", "not on PATH", INSTALL)
+    # a short path: a socket's may have about 100 characters
+    with tempfile.TemporaryDirectory(prefix="zuk-db-", dir=folder, ignore_cleanup_errors=True) as own:
+        account = ["--user=root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+        data, log, socket = Path(own, "data"), Path(own, "log"), Path(own, "s")
+        install = [find("mariadb-install-db"), "--no-defaults", f"--datadir={data}", "--skip-test-db"]
+        install += ["--auth-root-authentication-method=normal", *account]
+        made = subprocess.run(install, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+        if made.returncode:
+            raise _not_started("an empty data folder", (made.stderr or made.stdout).strip()[-400:], "see the message")
+        chosen = {
+            "character-set-server": "utf8mb4",
+            "collation-server": "utf8mb4_general_ci",
+            "max-allowed-packet": "1G",
+            "innodb-flush-log-at-trx-commit": "0",  # a copy may be lost with the machine, and is faster
+            **({"port": str(port), "bind-address": "127.0.0.1"} if port else {"skip-networking": "1"}),
+            **(options or {}),
+        }
+        command = [find("mariadbd"), "--no-defaults", f"--datadir={data}", f"--socket={socket}", f"--log-error={log}"]
+        command += [f"--pid-file={own}/pid", f"--tmpdir={own}", "--skip-name-resolve", *account]
+        command += [f"--{name}={value}" for name, value in chosen.items()]
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                              start_new_session=True) as process:  # fmt: skip
+            try:
+                _wait(process, socket, log)
+                yield Server(user="root", host="127.0.0.1" if port else "localhost", port=port, socket=str(socket))
+            finally:
+                process.terminate()
+                try:
+                    process.wait(30)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+
+
+def _wait(process: subprocess.Popen[bytes], socket: Path, log: Path) -> None:
+    ping = [find("mariadb-admin", "mysqladmin"), "--no-defaults", "-uroot", "-S", str(socket), "ping"]
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until and process.poll() is None:
+        if socket.exists() and subprocess.run(ping, capture_output=True, check=False).returncode == 0:
+            return
+        time.sleep(0.05)
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    found = next((line for line in lines if "[ERROR]" in line), "no answer")
+    raise _not_started("a server that answers", found[-400:], "see the message")
+
+
+def _not_started(expected: str, found: str, remedy: str) -> StoreUnreadable:
+    return StoreUnreadable("no private MariaDB can be started", expected=expected, found=found, remedy=remedy)
