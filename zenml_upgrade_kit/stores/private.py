@@ -59,11 +59,15 @@ def server(options: Mapping[str, str] | None = None, *, port: int = 0, folder: P
             **({"port": str(port), "bind-address": "127.0.0.1"} if port else {"skip-networking": "1"}),
             **(options or {}),
         }
-        command = [find("mariadbd"), "--no-defaults", f"--datadir={data}", f"--socket={socket}", f"--log-error={log}"]
+        command = [find("mariadbd"), "--no-defaults", f"--datadir={data}", f"--socket={socket}"]
         command += [f"--pid-file={own}/pid", f"--tmpdir={own}", "--skip-name-resolve", *account]
         command += [f"--{name}={value}" for name, value in chosen.items()]
-        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                              start_new_session=True) as process:  # fmt: skip
+        with (
+            log.open("wb") as written,
+            subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=written, stderr=written, start_new_session=True
+            ) as process,
+        ):
             try:
                 _wait(process, socket, log)
                 yield Server(user="root", host="127.0.0.1" if port else "localhost", port=port, socket=str(socket))
