@@ -4,30 +4,42 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import itertools
 import json
 import shutil
 import sqlite3
+import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
 
+import databases
 import pytest
+import zstandard
 
 from zenml_upgrade_kit import demo, environments
 from zenml_upgrade_kit.environments import Environment
+from zenml_upgrade_kit.probing import run_command
 from zenml_upgrade_kit.stores import private
 from zenml_upgrade_kit.stores.mysql import Server
 
 
-def _sample(version: str) -> Path:
-    """The folder of a sample built with a release, kept beside the environments and shared by all test processes."""
+@contextmanager
+def _kept(version: str) -> Iterator[Path]:
+    """The folder of what a release made of the sample, beside the environments; one test process at a time."""
     content = [path.read_bytes() for path in sorted(demo.SAMPLE.rglob("*")) if path.suffix in (".py", ".txt")]
     key = hashlib.sha256(b"\0".join(content)).hexdigest()[:12]
     folder = environments.cache_folder().parent / "samples" / f"{version}-{key}"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder
+
+
+def _sample(version: str) -> Path:
+    """The folder of a sample built with a release."""
+    with _kept(version) as folder:
         done = folder / "done.json"
         if not done.exists():
             shutil.rmtree(folder / f"sample-{version}", ignore_errors=True)
@@ -89,3 +101,52 @@ def mariadb() -> Iterator[Server]:
     """A private MariaDB for the whole session, listening on its socket alone; account ``root`` without a password."""
     with private.server() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def zenml_mariadb() -> Iterator[Server]:
+    """Another one, that ZenML can reach: on a port of 127.0.0.1, account ``zenml`` with a password."""
+    with databases.for_zenml() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mysql_store(mariadb: Server) -> Callable[..., Server]:
+    """``mysql_store("0.55.5")``: a new database that this release filled with the sample's runs.
+
+    On ``mariadb``, or on the server given as ``on``. There are no artifact files and no config.yaml to it.
+    """
+    numbers = itertools.count(1)
+
+    def load(version: str, on: Server = mariadb) -> Server:
+        own = on.using(f"store_{next(numbers)}")
+        databases.client(on, f"CREATE DATABASE {own.database} CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci")
+        databases.client(own, zstandard.decompress(_dump(version).read_bytes()).decode())
+        return own
+
+    return load
+
+
+def _dump(version: str) -> Path:
+    """What mariadb-dump wrote of the database that a release filled."""
+    with _kept(version) as folder:
+        dump, part = folder / "mysql.sql.zst", folder / "mysql.sql.part"
+        if not dump.exists():
+            environment = environments.ensure(version, requirements=demo.SAMPLE / "requirements.txt")
+            with databases.for_zenml() as server, tempfile.TemporaryDirectory() as scratch:
+                code = shutil.copytree(demo.SAMPLE, Path(scratch, "code"))
+                ended = run_command(
+                    environment,
+                    [str(environment.python), "-B", "run.py"],
+                    folder=Path(scratch),
+                    variables={
+                        "ZENML_STORE_TYPE": "sql",
+                        "ZENML_STORE_URL": databases.zenml_url(server.using("zenml")),
+                    },
+                    timeout=900,
+                    cwd=code,
+                )
+                assert ended.returncode == 0, ended.last_lines()
+                part.write_bytes(zstandard.compress(databases.run("mariadb-dump", server, "zenml")))
+            part.rename(dump)
+    return dump
