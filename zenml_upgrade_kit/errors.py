@@ -52,6 +52,10 @@ class BackupUnusable(KitError):
     """A backup is missing, incomplete or does not match its manifest."""
 
 
+class PlaceUnusable(KitError):
+    """A place for backups cannot be reached, read or written to."""
+
+
 class RestoreRefused(KitError):
     """A restore was not begun, or not switched to: what was there is unchanged."""
 
