@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -283,11 +284,47 @@ def test_a_fingerprint_does_not_depend_on_where_the_rows_lie(folder: Path) -> No
     assert prints("three.db", rows[:2])["plain"] != prints("four.db", rows)["plain"]
 
 
-def test_a_fingerprint_survives_text_that_is_not_utf8(folder: Path) -> None:
+def test_rows_that_are_there_several_times_are_counted(folder: Path) -> None:
+    seen = set()
+    with closing(sqlite3.connect(folder / "x.db")) as connection:
+        connection.execute("CREATE TABLE t (a, b)")
+        for _ in range(4):
+            seen.add(sqlite.fingerprints(connection)["t"])
+            connection.execute("INSERT INTO t VALUES (1, 'x')")
+    assert len(seen) == 4
+
+
+def test_a_fingerprint_tells_text_that_is_not_utf8_apart_as_well(folder: Path) -> None:
+    seen = set()
     with closing(sqlite3.connect(folder / "x.db")) as connection:
         connection.execute("CREATE TABLE t (v)")
-        connection.execute("INSERT INTO t VALUES (CAST(x'ff' AS TEXT))")
-        assert len(sqlite.fingerprints(connection)["t"]) == 32
+        connection.execute("INSERT INTO t VALUES ('é'), (NULL)")
+        for value in ("x'ff'", "x'fe'", "x'edb3bf'", "x'efbfbd'", "'\\xff'"):
+            connection.execute(f"UPDATE t SET v = CAST({value} AS TEXT) WHERE v IS NOT 'é'")
+            seen.add(sqlite.fingerprints(connection)["t"])
+        connection.execute("UPDATE t SET v = x'ff' WHERE v IS NOT 'é'")
+        seen.add(sqlite.fingerprints(connection)["t"])
+        assert connection.text_factory is str
+    assert len(seen) == 6
+
+
+def test_a_fingerprint_is_the_same_in_every_python(folder: Path) -> None:
+    with closing(sqlite3.connect(folder / "x.db")) as connection:
+        connection.execute("CREATE TABLE t (a, b, c)")
+        connection.execute("INSERT INTO t VALUES (1, 'a', NULL), (-5000000000, 'é😀', 1.5), ('', x'00ff', '1')")
+        assert sqlite.fingerprints(connection) == {"t": "5dfae70bf71812d710776f7a34f32e3d"}
+
+
+def test_a_fingerprint_holds_one_row_in_memory_at_a_time(folder: Path) -> None:
+    size = 1 << 22
+    with closing(sqlite3.connect(folder / "x.db")) as connection:
+        connection.execute("CREATE TABLE t (v)")
+        connection.executemany("INSERT INTO t VALUES (CAST(zeroblob(?) AS TEXT))", [(size,)] * 20)
+        tracemalloc.start()
+        sqlite.fingerprints(connection)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert size < peak < 6 * size
 
 
 def test_the_digest_covers_rows_that_are_only_in_the_log(folder: Path) -> None:
