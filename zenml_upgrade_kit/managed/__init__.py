@@ -127,7 +127,7 @@ def _ask(key: str, where: Sequence[str], name: str = "", timeout: float = 0) -> 
         raise KitError(
             f"{provider.TITLE} " + (f"did not make the snapshot {name}" if name else "did not tell its backups"),
             expected=f"an answer for {FORMS[key]}",
-            found=" ".join(str(error).split())[:400] or type(error).__name__,
+            found=" ".join(str(error).split())[:300] or type(error).__name__,
             remedy=f"see that the credentials may {provider.NEEDS}, or look by hand: {provider.console(where)}",
         ) from error
     return told
