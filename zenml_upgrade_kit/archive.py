@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import hashlib
 import io
@@ -9,29 +10,21 @@ import json
 import os
 import re
 import secrets
-import shutil
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any, BinaryIO, cast
-
-import zstandard
+from typing import Any, BinaryIO
 
 from zenml_upgrade_kit import __version__
-from zenml_upgrade_kit.errors import BackupUnusable, BadPlan, PlaceUnusable, ToolMissing
+from zenml_upgrade_kit.errors import BackupUnusable, PlaceUnusable
 from zenml_upgrade_kit.findings import now
+from zenml_upgrade_kit.packing import digest, identities, pack, recipient, unpack
 from zenml_upgrade_kit.places import Place, open_place
 
 FORMAT = 2
-LEVEL = 1
-"""Of zstd: the fastest of its usual ones; a nightly backup is read rarely and written always."""
-THREADS = 2
-"""That compress one file, beside the thread that reads, hashes and writes."""
-CHUNK = 1 << 20
 DEAD = timedelta(days=2)
 """Where no lock can tell, an unfinished backup that was started longer ago than this is not being written any more."""
 MANIFEST, VERIFIED, WRITING, HOW_TO = "manifest.json", "verified.json", "writing", "HOW_TO_RESTORE.txt"
@@ -90,13 +83,14 @@ class Backup:
         Read it to its end: there :class:`BackupUnusable` is raised when what is stored differs from the manifest.
         identity: a file with age or SSH private keys, for an encrypted backup.
         """
-        packing = file["name"][len(file["original"]) :]
-        if packing.endswith(".age") and identity is None:
-            to = ", ".join(self.manifest["encrypted_to"])
-            raise _unusable(self.where, f"the private key of {to}", "none", "name the file it is in with --identity")
-        keys = _identities(identity) if packing.endswith(".age") and identity else []
-        stored = _Tap(self.place.open(f"{self.name}/{file['name']}"))
-        return io.BufferedReader(_Original(stored, packing, keys, file, self.where), CHUNK)
+        packing, keys = file["name"].removeprefix(file["original"]), []
+        if packing.endswith(".age"):
+            if identity is None:
+                wanted = f"the private key of {', '.join(self.manifest['encrypted_to'])}"
+                raise _unusable(self.where, wanted, "none", "name the file that it is in with --identity")
+            keys = identities(identity)
+        path = f"{self.name}/{file['name']}"
+        return unpack(self.place.open(path), f"{self.place.url}/{path}", file["sha256"], packing=packing, keys=keys)
 
     @property
     def verified(self) -> dict[str, Any]:
@@ -111,6 +105,13 @@ class Backup:
         """Change what :attr:`verified` says."""
         with self.place.write(f"{self.name}/{VERIFIED}") as file:
             file.write(json.dumps({**self.verified, **changes}, indent=1).encode())
+
+    def remove(self) -> None:
+        """Remove it, its manifest first: what an interruption leaves is unfinished, and :func:`clean` takes it away."""
+        with self.place.write(f"{self.name}/{WRITING}"):
+            pass
+        self.place.remove(f"{self.name}/{MANIFEST}")
+        self.place.remove(self.name)
 
 
 class New:
@@ -137,21 +138,10 @@ class New:
 
     def _add(self, name: str, source: BinaryIO, role: str, compress: bool, to: str, keys: Sequence[Any]) -> None:
         stored_as = name + ".zst" * compress + ".age" * bool(keys)
-        original = _Tap(source, hashed=False)
         with self.place.write(f"{self.name}/{stored_as}") as file:
-            stored, packed = _Tap(file), cast(BinaryIO, original)
-            if compress:
-                compressor = zstandard.ZstdCompressor(level=LEVEL, threads=THREADS)
-                packed = cast(BinaryIO, compressor.stream_reader(packed, read_size=CHUNK))
-            try:
-                if keys:
-                    _pyrage().encrypt_io(packed, stored, keys)
-                else:
-                    shutil.copyfileobj(packed, stored, CHUNK)
-            except Exception as error:  # noqa: BLE001 pyrage keeps only the text of what a stream raised
-                raise (original.error or stored.error or error) from None
-        entry = {"name": stored_as, "original": name, "role": role, "bytes": stored.size, "restore_to": to}
-        self._files.append({**entry, "sha256": stored.sha256.hexdigest(), "original_bytes": original.size})
+            packed = pack(source, file, compress=compress, keys=keys)
+        entry = {"name": stored_as, "original": name, "role": role, "restore_to": to}
+        self._files.append({**entry, **dataclasses.asdict(packed)})
 
     def finish(self, facts: Mapping[str, Any]) -> Backup:
         """Write the manifest: from now on this is a backup."""
@@ -173,7 +163,7 @@ def create(place: Place, stamp: str, *, encrypt_to: Sequence[str] = ()) -> Itera
     encrypt_to: public keys of age (``age1…``) or SSH; any one of the private keys opens the backup. Raises
     :class:`BadPlan` for something else, :class:`ToolMissing`, :class:`PlaceUnusable`.
     """
-    keys = [_recipient(text) for text in encrypt_to]
+    keys = [recipient(text) for text in encrypt_to]
     name, lock = _begin(place, re.sub(r"[^\w.+-]+", "_", stamp) or "unknown")
     new = New(place, name, stamp, encrypt_to, keys)
     try:
@@ -203,7 +193,8 @@ def backups(place: Place) -> tuple[list[Backup], list[BackupUnusable]]:
 
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(read, _named(place)[0]))
-    whole = sorted((one for one in found if isinstance(one, Backup)), key=lambda one: one.started, reverse=True)
+    whole = [one for one in found if isinstance(one, Backup)]
+    whole.sort(key=lambda one: str(one.manifest["started"]), reverse=True)
     return whole, [one for one in found if isinstance(one, BackupUnusable)]
 
 
@@ -248,16 +239,14 @@ def _damage(backup: Backup, file: Mapping[str, Any]) -> str:
         return f"{name} is missing"
     try:
         with backup.place.open(path) as stream:
-            stored = _Tap(stream)
-            while stored.read(CHUNK):
-                pass
+            size, sha256 = digest(stream)
     except PlaceUnusable as error:
         if not backup.place.local:
             raise  # the network says nothing about the backup
         return f"{name} cannot be read: {error.found}"
-    if stored.size != file["bytes"]:
-        return f"{name} has {stored.size:,} bytes instead of {file['bytes']:,}"
-    return "" if stored.sha256.hexdigest() == file["sha256"] else f"{name} has another content"
+    if size != file["bytes"]:
+        return f"{name} has {size:,} bytes instead of {file['bytes']:,}"
+    return "" if sha256 == file["sha256"] else f"{name} has another content"
 
 
 def _read(place: Place, name: str) -> Backup:
@@ -341,141 +330,6 @@ def _remove_dead(place: Place, name: str) -> bool:
         if lock >= 0:
             os.close(lock)
     return dead
-
-
-class _Tap:
-    """A stream that counts and hashes what is read from it or written to it, and keeps the error it ended with."""
-
-    def __init__(self, stream: BinaryIO, *, hashed: bool = True) -> None:
-        self.stream, self.size, self.sha256 = stream, 0, hashlib.sha256()
-        self.error: BaseException | None = None
-        self._hashed = hashed
-
-    def read(self, size: int = -1) -> bytes:
-        with self._kept():
-            return self._noted(self.stream.read(size))
-
-    def write(self, data: bytes) -> int:
-        with self._kept():
-            return self.stream.write(self._noted(data))
-
-    def _noted(self, data: bytes) -> bytes:
-        self.size += len(data)
-        if self._hashed:
-            self.sha256.update(data)
-        return data
-
-    @contextmanager
-    def _kept(self) -> Iterator[None]:
-        try:
-            yield
-        except BaseException as error:
-            self.error = error
-            raise
-
-
-class _Original(io.RawIOBase):
-    """The original bytes of a stored file, which is read to its end and compared with its entry in the manifest."""
-
-    def __init__(self, stored: _Tap, packing: str, keys: Sequence[Any], file: Mapping[str, Any], where: str) -> None:
-        self._stored, self._file, self._where = stored, file, where
-        self._failed: Exception | None = None
-        self._pipe: BinaryIO | None = None
-        self._top = cast(BinaryIO, stored)
-        if packing.endswith(".age"):
-            # pyrage pushes and a reader pulls: a pipe and a thread stand between them
-            out, into = os.pipe()
-            self._top = self._pipe = open(out, "rb")  # noqa: SIM115 closed with this stream
-            self._thread = threading.Thread(target=self._decrypt, args=(into, keys), daemon=True)
-            self._thread.start()
-        if ".zst" in packing:
-            self._top = cast(BinaryIO, zstandard.ZstdDecompressor().stream_reader(self._top, read_size=CHUNK))
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = b""
-        try:
-            data = self._top.read(len(buffer))
-        except zstandard.ZstdError as error:
-            self._failed = error
-        if not data:
-            self._compare()
-        buffer[: len(data)] = data
-        return len(data)
-
-    def close(self) -> None:
-        if not self.closed:
-            if self._pipe:
-                self._pipe.close()  # the thread ends, as nobody reads any more
-                self._thread.join()
-            self._stored.stream.close()
-        super().close()
-
-    def _decrypt(self, into: int, keys: Sequence[Any]) -> None:
-        with open(into, "wb", 0) as pipe:
-            try:
-                _pyrage().decrypt_io(self._stored, pipe, keys)
-            except Exception as error:  # noqa: BLE001 told by the thread that reads
-                self._failed = error
-
-    def _compare(self) -> None:
-        """The end, or what cannot be unpacked: the hash tells damage from a wrong key."""
-        if self._pipe:
-            self._pipe.close()
-            self._thread.join()
-        while not self._stored.error and self._stored.read(CHUNK):
-            pass
-        if self._stored.error:
-            raise self._stored.error
-        if self._stored.sha256.hexdigest() != self._file["sha256"]:
-            raise _unusable(self._where, f"{self._file['name']} as its manifest has it", "another content")
-        if self._failed:
-            raise _unusable(self._where, "a private key that opens it", str(self._failed), "name another --identity")
-
-
-def _recipient(text: str) -> Any:
-    pyrage = _pyrage()
-    try:
-        return (pyrage.x25519 if text.startswith("age1") else pyrage.ssh).Recipient.from_str(text)
-    except pyrage.RecipientError as error:
-        raise BadPlan(
-            "a backup cannot be encrypted to this",
-            expected="a public key: age1… as age-keygen prints it, or a line ssh-ed25519 … or ssh-rsa …",
-            found=f"{text[:20]}… ({error})",
-            remedy="correct --encrypt-to",
-        ) from None
-
-
-def _identities(path: Path) -> list[Any]:
-    pyrage = _pyrage()
-    try:
-        text = path.read_text(encoding="utf-8")
-        if "-----BEGIN" in text:
-            return [pyrage.ssh.Identity.from_buffer(text.encode())]
-        keys = [line.strip() for line in text.splitlines() if line.startswith("AGE-SECRET-KEY-")]
-        return [pyrage.x25519.Identity.from_str(key) for key in keys]
-    except (OSError, ValueError, pyrage.IdentityError) as error:
-        raise BadPlan(
-            f"no private key can be read from {path}",
-            expected="a file of age-keygen, or an SSH private key without a passphrase",
-            found=type(error).__name__ if not isinstance(error, OSError) else error.strerror or "unreadable",
-            remedy="correct --identity",
-        ) from None
-
-
-def _pyrage() -> Any:
-    try:
-        import pyrage
-    except ImportError:
-        raise ToolMissing(
-            "the package for encrypted backups is not installed",
-            expected="pyrage",
-            found="not installed",
-            remedy="pip install 'zenml-upgrade-kit[encrypt]'",
-        ) from None
-    return pyrage
 
 
 def _unusable(where: str, expected: str, found: str, remedy: str = "use another backup") -> BackupUnusable:

@@ -26,7 +26,10 @@ EXTRAS = {"s3": "aws", "s3a": "aws", "gs": "gcp", "gcs": "gcp", "az": "azure", "
 PART = 16 << 20
 """Bytes of one part of an upload, which is held in memory; S3 takes 10,000 of them: files up to 160 GB."""
 _CAUSES = (
-    (r"credential|api key|account_name|authenticat|InvalidAccessKeyId|SignatureDoesNotMatch", "credentials it accepts"),
+    (
+        r"credential|access key|api key|account_name|authenticat|InvalidAccessKeyId|SignatureDoesNotMatch",
+        "credentials it accepts",
+    ),
     (r"NoSuchBucket|bucket does not exist|ContainerNotFound", "a bucket that exists: it is not made for you"),
     (r"denied|forbidden|permission|\b40[13]\b", "permission to list, read, write and delete there"),
     (r"no space|quota|file too large", "room for the backup"),
@@ -63,8 +66,9 @@ class Place:
             try:
                 found = self.fs.ls(self.root, detail=True)
             except FileNotFoundError:
-                if not self.local and not self.root.strip("/").partition("/")[2]:
-                    raise  # the bucket itself
+                if not self.local:
+                    with suppress(PermissionError):
+                        self.fs.ls(self.root.partition("/")[0])  # only this tells that there is no such bucket
                 return []
         return sorted(entry["name"].rstrip("/").rpartition("/")[2] for entry in found if entry["type"] == "directory")
 
@@ -72,11 +76,6 @@ class Place:
         """Whether there is such a file or folder."""
         with self.asked():
             return bool(self.fs.exists(self._path(name)))
-
-    def size(self, name: str) -> int:
-        """Bytes of a file."""
-        with self.asked():
-            return int(self.fs.size(self._path(name)))
 
     def open(self, name: str) -> BinaryIO:
         """A file's bytes, to be read from the beginning to the end; a missing one is a :class:`PlaceUnusable`."""
@@ -98,6 +97,7 @@ class Place:
                 if self.local:
                     os.fsync(file.fileno())
                     os.replace(file.name, self._path(name))
+                    _settle(os.path.dirname(self._path(name)))
                 file.close()
         except BaseException:
             with suppress(Exception):
@@ -114,13 +114,6 @@ class Place:
         """Remove a folder and everything in it; one that is not there is no error."""
         with self.asked(), suppress(FileNotFoundError):
             self.fs.rm(self._path(folder), recursive=True)
-
-    def free(self) -> int | None:
-        """Bytes left for this user, or None where that cannot be known."""
-        if not self.local:
-            return None
-        with self.asked():
-            return shutil.disk_usage(next(path for path in (self.local, *self.local.parents) if path.exists())).free
 
     def _path(self, name: str) -> str:
         return f"{self.root}/{name}"
@@ -146,12 +139,13 @@ class Place:
             raise _unusable(self.url, error) from error
 
 
-def open_place(given: str) -> Place:
+def open_place(given: str | Path) -> Place:
     """The place at a path or an fsspec URL; nothing is asked of it yet, nothing is made.
 
     Raises :class:`BadPlan` for a protocol that fsspec does not know, :class:`ToolMissing` when the package for it is
     not installed, and :class:`PlaceUnusable` when it cannot even be addressed, such as for want of an account's name.
     """
+    given = str(given)
     shown, protocol = _shown(given), given.partition("://")[0] if "://" in given else "file"
     if not given.strip():
         raise BadPlan(
@@ -186,6 +180,28 @@ def open_place(given: str) -> Place:
         raise _unusable(shown, error) from error
     root = root.rstrip("/")
     return Place(url=root if isinstance(fs, LocalFileSystem) else shown.rstrip("/"), root=root, fs=fs)
+
+
+def room(folder: Path, wanted: float) -> None:
+    """Raises :class:`PlaceUnusable` when a local folder has not so many bytes left, before anything is written."""
+    with suppress(OSError):
+        free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
+        if free < wanted:
+            raise PlaceUnusable(
+                f"there is no room in {folder}",
+                expected=f"{wanted:,.0f} bytes",
+                found=f"{free:,} bytes free",
+                remedy="make room there, or choose another place",
+            )
+
+
+def _settle(folder: str) -> None:
+    """A renamed file keeps its name through a power cut once its folder is on disk, too."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 class _Asking(io.RawIOBase):
