@@ -299,7 +299,7 @@ def cloud(certificate: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     }.items():
         monkeypatch.setenv(f"AZURE_{name}", value)
     login = "https://login.microsoftonline.com/t"
-    metadata: dict[str, Any] = {name: NAMES[-1] for name in ("preferred_network", "preferred_cache")}
+    metadata: dict[str, Any] = dict.fromkeys(("preferred_network", "preferred_cache"), NAMES[-1])
     metadata["aliases"] = [NAMES[-1]]
     token = (200, {"access_token": "token", "expires_in": 3600, "token_type": "Bearer"})
     cloud.answers = {
