@@ -1,0 +1,232 @@
+"""Schemas of our own on the user's server: made with a marker, listed when left over, switched to in one statement."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from zenml_upgrade_kit.errors import BadPlan, KitError, RestoreRefused, StoreUnreadable
+from zenml_upgrade_kit.findings import now
+from zenml_upgrade_kit.stores import mysql
+from zenml_upgrade_kit.stores.mysql import Connection, Server, quoted
+
+PREFIX = "zenml_upgrade_"
+OURS = re.compile(PREFIX + r"(\w+)_[0-9a-f]{8}")
+MARKER = "zenml_upgrade_kit"
+"""A view in every scratch schema that tells whose it is; a table would be in the way of what is loaded and compared."""
+UNSEEN = "sessions of other accounts cannot be seen: that takes the grant PROCESS"
+PATIENCE = 5
+"""Seconds that a switch waits for the tables; meanwhile whoever comes later waits too."""
+LOADING = (
+    "CREATE TABLE t (id INT PRIMARY KEY, other INT, FOREIGN KEY (other) REFERENCES t (id))",
+    "LOCK TABLES t WRITE",
+    "ALTER TABLE t ADD INDEX (other)",
+    "INSERT INTO t VALUES (1, 1)",
+    "SELECT * FROM t",
+    "DROP TABLE t",
+)
+"""What loading and comparing a dump takes."""
+
+
+@contextmanager
+def scratch(server: Server, facts: Mapping[str, Any], purpose: str) -> Iterator[Server]:
+    """A new schema on the server, with the charset and collation of facts; it is dropped at the end.
+
+    purpose: a lower-case word. The session that made it keeps a named lock: to every host, the schema is in use for as
+    long as this process lives. Raises :class:`StoreUnreadable` when it cannot be made, with the grant that is needed.
+    """
+    name = _name(purpose)
+    with closing(_connect(server)) as connection:
+        try:
+            try:
+                _create(connection, name, _default(facts["charset"], facts["collation"]))
+                connection.execute(
+                    f"CREATE SQL SECURITY INVOKER VIEW {quoted(name)}.{quoted(MARKER)} AS"
+                    " SELECT %s AS created, %s AS host, %s AS pid",
+                    (now(), socket.gethostname(), os.getpid()),
+                )
+            except KitError as error:
+                raise StoreUnreadable(
+                    f"no scratch schema can be made on {server.name}",
+                    expected=f"a server with {facts['collation']}, and an account that may create schemas",
+                    found=error.found,
+                    remedy=_remedy(server, error),
+                ) from None
+            yield server.using(name)
+        finally:
+            with suppress(KitError):  # it is listed as left over
+                _drop(server, name)
+
+
+def why_not(server: Server, facts: Mapping[str, Any]) -> str:
+    """Why no scratch schema can hold what facts describe, in words; "" when one can.
+
+    A small one is made, filled and dropped: no list of grants tells as much. How much room there is shows only where
+    the server's data folder is on this machine.
+    """
+    try:
+        with scratch(server, facts, "probe") as fresh, closing(mysql.connect(fresh, write=True)) as connection:
+            for statement in LOADING:
+                connection.execute(statement)
+            data = Path(connection.execute("SELECT @@datadir")[0][0])
+    except KitError as error:
+        return f"{error.found}; {_remedy(server, error)}"
+    needed = sum(facts["tables"].values()) * 1.1
+    here = server.socket or server.host in {"localhost", "127.0.0.1", "::1"}
+    free = shutil.disk_usage(data).free if here and data.is_dir() else needed
+    return "" if free >= needed else f"{free:,} bytes are free in {data}, and {needed:,.0f} are needed"
+
+
+def leftovers(server: Server) -> list[dict[str, Any]]:
+    """Schemas of ours on the server: ``name``, ``purpose``, ``created`` (UTC), ``host``, ``pid``, ``alive``.
+
+    Ours is what has our kind of name and either our marker or nothing in it, as when its maker was killed at once;
+    never what a switch kept. alive: whether a process, on any host, still uses it.
+    """
+    with closing(_connect(server)) as connection:
+        names = sorted(str(row[0]) for row in connection.execute("SELECT SCHEMA_NAME FROM information_schema.SCHEMATA"))
+        return [found for name in names if OURS.fullmatch(name) and (found := _described(connection, name))]
+
+
+def remove(server: Server, name: str) -> None:
+    """Drop what :func:`leftovers` lists; raises :class:`BadPlan` for any other schema, and for one in use."""
+    found = next((one for one in leftovers(server) if one["name"] == name), None)
+    if not found or found["alive"]:
+        raise BadPlan(
+            f"the schema {name} on {server.name} is not removed",
+            expected="a scratch schema whose process has ended",
+            found=f"in use by process {found['pid']} on {found['host']}" if found else "none that the kit made",
+            remedy="wait for it" if found else "choose one that is listed as left over",
+        )
+    _drop(server, name)
+
+
+def in_use(server: Server) -> list[str]:
+    """Other sessions in the database, in words; :data:`UNSEEN` is among them when there may be more."""
+    with closing(_connect(server)) as connection:
+        rows = [row for row in connection.execute("SHOW PROCESSLIST") if row["db"] == server.database]
+        found = [f"{row['User']} from {row['Host']}, {row['Command']} for {row['Time']} s" for row in rows]
+        try:
+            connection.execute("SELECT 1 FROM information_schema.INNODB_TRX LIMIT 1")  # takes the same grant
+        except KitError:
+            found.append(UNSEEN)
+    return found
+
+
+def switch(server: Server, fresh: Server) -> str:
+    """Put the tables of a schema in the place of those of ``server.database``; the name of the schema that keeps these.
+
+    All tables move in one statement, with their foreign keys, or none does: also when this process is killed, and from
+    MariaDB 10.6.1 (MDEV-23842) and MySQL 8.0 (WL#9536) on when the server crashes. What is kept is never removed by the
+    kit, and can be switched to; "" when there was nothing to keep. Raises :class:`RestoreRefused` when nothing was
+    changed; after any other error the answer was lost, and the tables of ``fresh`` are where they were or in place.
+    """
+    target, source = server.database, fresh.database
+    with closing(_connect(server)) as connection:
+        old, new = _tables(connection, target), _tables(connection, source)
+        if obstacles := _obstacles(connection, target, source) if new else ["no table in the backup"]:
+            raise _refused(server, "tables and nothing else", obstacles, "restore into an empty database")
+        was, wanted = _default_of(connection, target), _default_of(connection, source)
+        kept = _name(f"kept_{datetime.now(timezone.utc):%Y%m%dt%H%M%S}") if old else ""
+        moves = [(target, kept, table) for table in old] + [(source, target, table) for table in new]
+        steps = [f"{quoted(a)}.{quoted(table)} TO {quoted(b)}.{quoted(table)}" for a, b, table in moves]
+        try:
+            if kept:
+                _create(connection, kept, was)
+            connection.execute(f"SET SESSION lock_wait_timeout = {PATIENCE}")
+            connection.execute(f"RENAME TABLE {', '.join(steps)}")
+        except KitError as error:
+            if _tables(connection, source) != new or _tables(connection, kept):  # a session that answers has ended it
+                raise
+            if kept:
+                with suppress(KitError):  # it was never made
+                    _drop(server, kept)
+            found = [error.found, *in_use(server)]
+            remedy = "stop what is connected, such as a ZenML server, or grant what is missing, and try again"
+            raise _refused(server, "tables that nobody holds", found, remedy) from None
+        if was != wanted:  # it takes the grant that moving the tables has just taken
+            connection.execute(f"ALTER DATABASE {quoted(target)} {wanted}")
+    return kept
+
+
+def _name(purpose: str) -> str:
+    return f"{PREFIX}{purpose}_{secrets.token_hex(4)}"
+
+
+def _remedy(server: Server, error: KitError) -> str:
+    """Where a grant is missing, the one that is enough for every schema of ours."""
+    pattern = f"{PREFIX}%".replace("_", r"\_")
+    return mysql.grant(server.using(pattern), "ALL") if error.remedy.startswith("GRANT") else error.remedy
+
+
+def _default(charset: str, collation: str) -> str:
+    return f"CHARACTER SET {quoted(charset)} COLLATE {quoted(collation)}"
+
+
+def _connect(server: Server) -> Connection:
+    """A session outside of any schema that may be dropped or not be there yet."""
+    return mysql.connect(server.using("information_schema"), write=True)
+
+
+def _create(connection: Connection, name: str, default: str) -> None:
+    """The lock comes first and goes with the session: an empty schema without it is nobody's any more."""
+    connection.execute("SET SESSION wait_timeout = 2147483")  # seconds; a drill of a large store may take hours
+    connection.execute("SELECT GET_LOCK(%s, 0)", (name,))
+    connection.execute(f"CREATE DATABASE {quoted(name)} {default}")
+
+
+def _drop(server: Server, name: str) -> None:
+    with closing(_connect(server)) as connection:
+        connection.execute(f"DROP DATABASE IF EXISTS {quoted(name)}")
+
+
+def _described(connection: Connection, name: str) -> dict[str, Any]:
+    """What is told of one schema of ours, nothing when it is not."""
+    query = "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s"
+    objects = [row[0] for row in connection.execute(query, (name,))]
+    told: dict[str, Any] = {"created": "", "host": "", "pid": ""}
+    if MARKER in objects:
+        row = connection.execute(f"SELECT {', '.join(told)} FROM {quoted(name)}.{quoted(MARKER)}")[0]
+        told = {key: row[key] for key in told}
+    elif objects:
+        return {}
+    used = connection.execute("SELECT IS_USED_LOCK(%s)", (name,))[0][0]
+    return {"name": name, "purpose": OURS.sub(r"\1", name), **told, "alive": used is not None}
+
+
+def _tables(connection: Connection, schema: str) -> list[str]:
+    query = "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND TABLE_TYPE = 'BASE TABLE'"
+    return sorted(str(row[0]) for row in connection.execute(query, (schema,)))
+
+
+def _default_of(connection: Connection, schema: str) -> str:
+    query = "SELECT DEFAULT_CHARACTER_SET_NAME, DEFAULT_COLLATION_NAME FROM information_schema.SCHEMATA"
+    row = connection.execute(f"{query} WHERE SCHEMA_NAME = %s", (schema,))[0]
+    return _default(row[0], row[1])
+
+
+def _obstacles(connection: Connection, *schemas: str) -> list[str]:
+    """What cannot move to another schema, or would be left behind."""
+    found = []
+    for kind, part in {"view": "TABLE", "trigger": "TRIGGER", "routine": "ROUTINE", "event": "EVENT"}.items():
+        columns, table = f"{part}_SCHEMA, {part}_NAME", f"information_schema.{kind.upper()}S"
+        rows = connection.execute(f"SELECT {columns} FROM {table} WHERE {part}_SCHEMA IN (%s, %s)", schemas)
+        found += [f"the {kind} {schema}.{name}" for schema, name in rows if name != MARKER]
+    return found
+
+
+def _refused(server: Server, expected: str, found: Sequence[str], remedy: str) -> RestoreRefused:
+    return RestoreRefused(
+        f"the tables of {server.name} are not replaced; nothing was changed",
+        expected=expected,
+        found="; ".join(found),
+        remedy=remedy,
+    )
