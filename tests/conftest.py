@@ -6,6 +6,8 @@ import fcntl
 import hashlib
 import itertools
 import json
+import os
+import secrets
 import shutil
 import sqlite3
 import tempfile
@@ -14,9 +16,12 @@ from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
 
+import boto3
 import databases
 import pytest
+import s3fs
 import zstandard
+from moto.server import ThreadedMotoServer
 
 from zenml_upgrade_kit import demo, environments
 from zenml_upgrade_kit.environments import Environment
@@ -150,3 +155,30 @@ def _dump(version: str) -> Path:
                 part.write_bytes(zstandard.compress(databases.run("mariadb-dump", server, "zenml")))
             part.rename(dump)
     return dump
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The address of a server on loopback that speaks Amazon's S3 protocol."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield "http://{}:{}".format(*server.get_host_and_port())
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """``s3://…``: a new bucket of its own; the credentials are in the environment, as Amazon's tools want them."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIATEST")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret-for-tests")
+    s3fs.S3FileSystem.clear_instance_cache()  # one made by another test has its credentials
+    name = f"bucket-{secrets.token_hex(4)}"
+    boto3.client("s3").create_bucket(Bucket=name)
+    return f"s3://{name}"

@@ -317,19 +317,19 @@ def _remove_dead(place: Place, name: str) -> bool:
         if place.local:
             lock = os.open(place.local / name / WRITING, os.O_RDWR)
             dead |= _lock(lock)
-        if dead := dead and not place.exists(f"{name}/{MANIFEST}"):
-            place.remove(name)
-    except FileNotFoundError:  # killed before it wrote anything, or it has just been finished
+    except (BlockingIOError, PermissionError):  # at work, or somebody else's
+        return False
+    except FileNotFoundError:  # killed before it could say so, or finished meanwhile
         with suppress(OSError):
             (place.local or Path()).joinpath(name).rmdir()
             return True
-        return False
-    except BlockingIOError:
-        return False
+    try:
+        if dead := dead and not place.exists(f"{name}/{MANIFEST}"):
+            place.remove(name)
+        return dead
     finally:
         if lock >= 0:
             os.close(lock)
-    return dead
 
 
 def _unusable(where: str, expected: str, found: str, remedy: str = "use another backup") -> BackupUnusable:

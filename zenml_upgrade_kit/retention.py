@@ -48,7 +48,7 @@ class Choice:
 def plan(backups: Sequence[Backup], policy: Policy) -> list[Choice]:
     """What a policy means for these backups, newest first; backups of each source are counted apart.
 
-    As in ``restic forget`` (``internal/data/snapshot_policy.go``), the oldest backup is kept while a rule has counts
+    As in ``restic forget`` (its ``snapshot_policy.go``), the oldest backup is kept while a rule has counts
     left. Beyond restic: the newest backup of a source and its newest verified one always stay, and a backup that is
     known to be damaged does not use up a count.
     """
