@@ -146,7 +146,12 @@ class New:
     def finish(self, facts: Mapping[str, Any]) -> Backup:
         """Write the manifest: from now on this is a backup."""
         files = sorted(self._files, key=lambda file: str(file["name"]))
-        about = {"format": FORMAT, "kit_version": __version__, **self._about, "finished": now()}
+        about = {
+            "format": FORMAT,
+            "kit_version": __version__,
+            **self._about,
+            "finished": datetime.now(timezone.utc).isoformat(),
+        }
         manifest = json.loads(json.dumps({**facts, **about, "files": files}))
         manifest["seal"] = _seal(manifest)
         with self.place.write(f"{self.name}/{MANIFEST}") as file:
