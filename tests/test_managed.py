@@ -185,6 +185,17 @@ def test_a_snapshot_is_not_waited_for_longer_than_asked(
     assert "console.aws.amazon.com" in raised.value.remedy
 
 
+def test_a_snapshot_that_was_taken_is_told_even_if_the_look_fails(
+    rds: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instance(rds("eu-west-1"), 7)
+    without: dict[str, Any] = {}
+    monkeypatch.setattr(aws, "look", lambda _: without["BackupRetentionPeriod"])
+    seen = managed.snapshot(RDS_HOST, name="upgrade")
+    assert seen.newest_snapshot == "upgrade"
+    assert "KeyError: 'BackupRetentionPeriod'" in seen.problem
+
+
 def test_an_instance_that_is_not_there_is_told(rds: Callable[[str], Any]) -> None:
     seen = managed.look(RDS_HOST)
     assert seen is not None
@@ -431,7 +442,7 @@ def test_a_backup_of_cloud_sql_that_fails_or_takes_too_long_is_an_error(
     cloud.answers["GET", OPERATION] = operation("DONE", error=wrong)
     with pytest.raises(KitError) as raised:
         managed.snapshot("", CLOUD_SQL_SOCKET, name="upgrade")
-    assert raised.value.found == "INTERNAL_ERROR: disk failure"
+    assert raised.value.found == "Refusal: INTERNAL_ERROR: disk failure"
 
 
 def test_cloud_sql_without_permission_names_the_permissions(cloud: Cloud) -> None:
@@ -524,7 +535,7 @@ def test_without_network_or_credentials_nothing_is_raised(given: str, monkeypatc
     ("given", "module", "extra"),
     [
         ("aws:eu-west-1/prod", "boto3", "aws"),
-        ("gcp:shop/prod", "googleapiclient.errors", "gcp"),
+        ("gcp:shop/prod", "googleapiclient.discovery", "gcp"),
         ("azure:s/g/prod", "azure.mgmt.mysqlflexibleservers", "azure"),
     ],
 )

@@ -8,7 +8,7 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,17 +72,22 @@ def zenml_upgrade(home: Path, program: Program) -> Callable[[], Any]:
 
 
 @pytest.fixture
-def crontab(program: Program, home: Path) -> Callable[..., str]:
-    """``crontab("-l")``: the real one with the jobs of nobody for root; for others, whose own must stay, a stand-in."""
+def crontab(program: Program, home: Path) -> Iterator[Callable[..., str]]:
+    """``crontab("-l")``: root has the real one, with the jobs of nobody; others, whose own must stay, a stand-in."""
     real, file = shutil.which("crontab", path="/usr/bin:/bin"), home / "crontab"
-    stand_in = f"case $1 in -r) rm -f '{file}';; -) cat > '{file}';; *) cat '{file}' || {{ echo no crontab >&2; exit 1; }};; esac"
+    listed = f"cat '{file}' || {{ echo no crontab >&2; exit 1; }}"
+    stand_in = f"case $1 in -r) rm -f '{file}';; -) cat > '{file}';; *) {listed};; esac"
     path = program("crontab", f'exec {real} -u nobody "$@"' if real and os.geteuid() == 0 else stand_in)
 
     def run(*arguments: str, given: str = "") -> str:
         return subprocess.run([path, *arguments], input=given, capture_output=True, text=True).stdout
 
+    before = run("-l")
     run("-r")
-    return run
+    yield run
+    run("-r")
+    if before:
+        run("-", given=before)
 
 
 @pytest.mark.parametrize("at", ["25:99", "24:00", "2:30", "02:60", "0230", "", "02:30 * * *", "02:30\n", "١٢:٣٠"])
@@ -175,7 +180,6 @@ def test_installing_again_replaces_the_job_and_keeps_other_lines(crontab: Callab
     assert crontab("-l") == once.replace("30 2 * * *", "5 23 * * *") + after
     schedule.install("cron", Job(command=COMMAND, name="weekly"))
     assert crontab("-l").count("# BEGIN ") == 3
-    crontab("-r")
 
 
 def test_a_block_without_its_end_swallows_nothing(crontab: Callable[..., str]) -> None:
@@ -184,7 +188,6 @@ def test_a_block_without_its_end_swallows_nothing(crontab: Callable[..., str]) -
     schedule.install("cron", JOB)
     assert "5 4 * * * /bin/true\n" in crontab("-l")
     assert crontab("-l").count("30 2 * * *") == 1
-    crontab("-r")
 
 
 def test_a_crontab_that_cannot_be_read_is_not_replaced(program: Program, home: Path) -> None:
@@ -213,12 +216,12 @@ def test_the_file_of_the_variables_is_private_and_is_kept(home: Path, crontab: C
     assert file.read_text() == f"STORE_URL='{SECRET}'\n"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert f"fill in AWS_SECRET_ACCESS_KEY: {file}" in done
-    crontab("-r")
 
 
 # systemd
 
 
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not installed")
 def test_systemd_accepts_the_units(home: Path, program: Program) -> None:
     """Its own check also looks whether the program can be run, so that the quoting of its path is checked too."""
     odd = program("100% $x y", "true")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib import import_module
+from typing import Any
 
 from zenml_upgrade_kit.errors import BadPlan, KitError, ToolMissing
 
@@ -54,12 +55,13 @@ def look(host: str, socket: str = "", given: str = "") -> Managed | None:
     if not (found := _found(host, socket, given)):
         return None
     try:
-        return _ask(*found)
+        told: Managed = _ask("look", *found)
     except KitError as error:
         provider, where = import_module(f"{__name__}.{found[0]}"), found[1]
         problem = f"{error.problem}: {error.found}; to do: {error.remedy}"
         instance, console = "/".join(filter(None, where)), provider.console(where)
         return Managed(provider=provider.TITLE, instance=instance, console=console, problem=problem)
+    return told
 
 
 def snapshot(host: str, socket: str = "", given: str = "", *, name: str, timeout: float = 3600) -> Managed:
@@ -78,7 +80,9 @@ def snapshot(host: str, socket: str = "", given: str = "", *, name: str, timeout
         )
     name = re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
     name = name if name[:1].isalpha() else f"zenml-{name}"  # Amazon's begin with a letter
-    seen = _ask(*found, name, timeout)
+    _ask("snapshot", *found, name, timeout)
+    seen = look(host, socket, given)
+    assert seen
     return seen if name in seen.newest_snapshot else replace(seen, newest_snapshot=name)
 
 
@@ -107,11 +111,11 @@ def _found(host: str, socket: str, given: str) -> tuple[str, Sequence[str]] | No
     return None
 
 
-def _ask(key: str, where: Sequence[str], name: str = "", timeout: float = 0) -> Managed:
-    """Take the snapshot ``name`` if one is given, and look."""
+def _ask(what: str, key: str, where: Sequence[str], *more: Any) -> Any:
+    """Call ``look`` or ``snapshot`` of a provider's module; whatever goes wrong there is a :class:`KitError`."""
     provider = import_module(f"{__name__}.{key}")
     try:
-        failures = provider.failures()
+        return getattr(provider, what)(where, *more)
     except ImportError as error:
         raise ToolMissing(
             f"{provider.TITLE} cannot be asked",
@@ -119,15 +123,10 @@ def _ask(key: str, where: Sequence[str], name: str = "", timeout: float = 0) -> 
             found=f"{error.name} is not installed",
             remedy=f"pip install 'zenml-upgrade-kit[{key}]'",
         ) from error
-    try:
-        if name:
-            provider.snapshot(where, name, timeout)
-        told: Managed = provider.look(where)
-    except (Refusal, *failures) as error:
+    except Exception as error:  # each library has its own, and a backup does not end for any of them
         raise KitError(
-            f"{provider.TITLE} " + (f"did not make the snapshot {name}" if name else "did not tell its backups"),
+            f"{provider.TITLE} did not " + ("tell its backups" if what == "look" else f"make the snapshot {more[0]}"),
             expected=f"an answer for {FORMS[key]}",
-            found=" ".join(str(error).split())[:300] or type(error).__name__,
+            found=" ".join(f"{type(error).__name__}: {error}".split())[:300],
             remedy=f"see that the credentials may {provider.NEEDS}, or look by hand: {provider.console(where)}",
         ) from error
-    return told

@@ -30,14 +30,6 @@ def console(where: Sequence[str]) -> str:
     )
 
 
-def failures() -> tuple[type[Exception], ...]:
-    """What boto3 raises."""
-    import boto3  # noqa: F401  # other packages bring botocore alone
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    return BotoCoreError, ClientError
-
-
 def look(where: Sequence[str]) -> Managed:
     """Ask about an instance, or a cluster."""
     rds, owner, found = _owner(where)

@@ -26,15 +26,6 @@ def console(where: Sequence[str]) -> str:
     return f"https://portal.azure.com/#@/resource/{resource}/overview"
 
 
-def failures() -> tuple[type[Exception], ...]:
-    """What the client raises."""
-    import azure.identity
-    import azure.mgmt.mysqlflexibleservers  # noqa: F401
-    from azure.core.exceptions import AzureError
-
-    return (AzureError,)
-
-
 def look(where: Sequence[str]) -> Managed:
     """Ask about a server; Azure tells the first moment that can be restored, not the last."""
     client, where = _server(where)

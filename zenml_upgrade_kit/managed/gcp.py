@@ -22,15 +22,6 @@ def console(where: Sequence[str]) -> str:
     return f"https://console.cloud.google.com/sql/instances/{instance}/backups?project={project}"
 
 
-def failures() -> tuple[type[Exception], ...]:
-    """What the client raises."""
-    from google.auth.exceptions import GoogleAuthError
-    from googleapiclient.errors import Error
-    from httplib2 import HttpLib2Error  # type: ignore[import-untyped]
-
-    return Error, GoogleAuthError, HttpLib2Error, OSError
-
-
 def look(where: Sequence[str]) -> Managed:
     """Ask about an instance; Cloud SQL counts the backups that it keeps, one a day."""
     sql, names = _client(), dict(zip(("project", "instance"), where, strict=True))
