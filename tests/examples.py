@@ -54,9 +54,24 @@ def preflight(*severities: Severity) -> StepResult:
 
 def backup() -> StepResult:
     """20_backup as it should be."""
-    file = {"file": "zenml.db", "bytes": 4096, "sha256": "cd" * 32, "restore_to": f"/home/{EVIL}/zenml.db"}
-    manifest = {"stamp": "0.55.5", "started": STARTED, "finished": STARTED, "database": file, "config_yaml": None}
-    facts = {"folder": EVIL, "manifest": manifest, "verified": {"quick_check": EVIL}, "not_included": [EVIL]}
+    file = {"name": "zenml.db.zst", "role": "database", "bytes": 4096, "original_bytes": 9999, "sha256": "cd" * 32}
+    tables = {EVIL: {"rows": 3, "fingerprint": "ef" * 16, "bytes": 70_000}, "user": {"rows": 1, "fingerprint": None}}
+    manifest = {
+        "stamp": "0.55.5",
+        "started": STARTED,
+        "finished": STARTED,
+        "source": EVIL,
+        "tool": EVIL,
+        "compared": EVIL,
+        "files": [{**file, "restore_to": f"/home/{EVIL}/zenml.db"}],
+        "tables": tables,
+        "server": {"flavour": EVIL, "version": "10.11", "charset": "utf8mb4", "collation": "utf8mb4_general_ci"},
+        "secrets": {"readable": 2, "encrypted": 1},
+        "not_included": [EVIL],
+    }
+    verified = {"hashed": STARTED, "restored": STARTED, "restore_seconds": 12.5, "restored_into": EVIL, "problem": ""}
+    managed = {"provider": "Amazon RDS", "instance": EVIL, "automated": True, "retention_days": 7, "console": EVIL}
+    facts = {"where": EVIL, "manifest": manifest, "verified": verified, "managed": managed, "removed": [EVIL]}
     return StepResult(step="20_backup", status=Status.PASS, facts=facts, started=STARTED, seconds=0.4)
 
 

@@ -1,11 +1,13 @@
 """The backup: equal to a source that may be in use, and never taken for one when it is not whole."""
 
+import base64
 import json
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -13,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from zenml_upgrade_kit import plan
-from zenml_upgrade_kit.backup import back_up, open_backup
+from zenml_upgrade_kit import archive, backup, drill, plan
+from zenml_upgrade_kit.archive import Backup, open_backup
+from zenml_upgrade_kit.backup import back_up
 from zenml_upgrade_kit.errors import BackupUnusable, KitError
 from zenml_upgrade_kit.findings import Status, StepResult
 from zenml_upgrade_kit.runs import Run
@@ -47,56 +50,103 @@ def folder(run: Run) -> Path:
     return run.work / "20_backup"
 
 
-def newest(run: Run) -> Path:
-    return max(path for path in folder(run).iterdir() if path.is_dir())
+def newest(run: Run) -> Backup:
+    return open_backup(folder(run))
+
+
+def own_folder(one: Backup) -> Path:
+    assert one.place.local
+    return one.place.local / one.name
 
 
 def state(database: Path) -> tuple[str, list[str]]:
     return sqlite.digest(database), sorted(path.name for path in database.parent.iterdir())
 
 
-def test_the_backup_is_equal_to_the_source_and_the_source_is_untouched(run: Run, config: Path, database: Path) -> None:
+def test_the_backup_is_equal_to_the_source_and_the_source_is_untouched(
+    run: Run, config: Path, database: Path, tmp_path: Path
+) -> None:
     before = state(database)
     result = take(run)
     assert result.status is Status.PASS
-    assert result.facts["verified"]["rows_compared"] > 100
-    assert any("artifact files" in line for line in result.facts["not_included"])
-    whole = open_backup(folder(run))
+    assert sum(table["rows"] for table in result.facts["manifest"]["tables"].values()) > 100
     header = 100  # SQLite counts the copy as a change there
-    assert whole.database.read_bytes()[header:] == database.read_bytes()[header:]
-    assert whole.config_yaml is not None
-    assert whole.config_yaml.read_bytes() == (config / "config.yaml").read_bytes()
-    assert {path.name: path.stat().st_mode & 0o777 for path in whole.folder.iterdir()} == {
-        "zenml.db": 0o600,
-        "config.yaml": 0o600,
-        "manifest.json": 0o644,
-    }
+    copy = drill.unpack(newest(run), "database", tmp_path / "copy.db")
+    assert copy.read_bytes()[header:] == database.read_bytes()[header:]
+    settings = drill.unpack(newest(run), "config_yaml", tmp_path / "config.yaml")
+    assert settings.read_bytes() == (config / "config.yaml").read_bytes()
+    assert {path.stat().st_mode & 0o77 for path in [settings, *own_folder(newest(run)).rglob("*")]} == {0}
     assert state(database) == before
 
 
 def test_the_manifest_says_what_is_in_the_backup_and_where_it_belongs(run: Run, config: Path, database: Path) -> None:
     manifest = take(run).facts["manifest"]
-    assert manifest == json.loads((newest(run) / "manifest.json").read_text())
-    assert (manifest["format"], manifest["source_version"], manifest["stamp"]) == (1, "0.70.0", "0.70.0")
-    assert manifest["database"]["restore_to"] == str(database)
-    assert manifest["config_yaml"]["restore_to"] == str(config / "config.yaml")
-    assert manifest["database"]["bytes"] == database.stat().st_size
+    assert manifest == json.loads((own_folder(newest(run)) / "manifest.json").read_text())
+    assert (manifest["format"], manifest["source_version"], manifest["stamp"]) == (2, "0.70.0", "0.70.0")
+    files = {file["role"]: file for file in manifest["files"]}
+    assert files["database"]["restore_to"] == str(database)
+    assert files["config_yaml"]["restore_to"] == str(config / "config.yaml")
+    assert files["database"]["original_bytes"] == database.stat().st_size
     with closing(sqlite.connect(database)) as source:
-        rows, prints = sqlite.counts(source), sqlite.fingerprints(source)
-    assert {name: (t["rows"], t["fingerprint"]) for name, t in manifest["tables"].items()} == {
-        name: (rows[name], prints[name]) for name in rows
-    }
+        assert manifest["tables"] == sqlite.contents(source)
+
+
+def test_the_backup_names_the_stacks_and_what_is_not_inside(run: Run, database: Path, tmp_path: Path) -> None:
+    take(run)
+    stacks = json.loads(drill.unpack(newest(run), "stacks", tmp_path / "stacks.json").read_text())
+    components = {one["id"]: one for one in stacks["components"]}
+    parts = [components[key] for key in stacks["stacks"]["default"]]
+    assert {(one["type"], one["flavor"]) for one in parts} >= {("artifact_store", "local"), ("orchestrator", "local")}
+    missing = newest(run).manifest["not_included"]
+    with closing(sqlite.connect(database)) as source:
+        versions = source.execute("SELECT COUNT(*) FROM artifact_version").fetchone()[0]
+    assert any(line.startswith(f"files of {versions} artifact versions in the local store default") for line in missing)
+    assert any(".zen" in line for line in missing)
+    assert any("external secrets store" in line for line in missing)
+
+
+def test_secrets_that_can_be_read_are_counted(run: Run, database: Path) -> None:
+    """ZenML keeps base64 of JSON, or base64 of what its encryption key made of that."""
+    plain, locked = base64.b64encode(b'{"key": "value"}'), base64.b64encode(b"\x8f\x00" * 20)
+    with closing(sqlite3.connect(database)) as connection, connection:
+        for name, value in (("a", plain), ("b", plain), ("c", locked)):
+            connection.execute(
+                'INSERT INTO secret (id, created, updated, name, scope, "values", workspace_id, user_id)'
+                " SELECT ?, '', '', ?, 'user', ?, w.id, u.id FROM workspace AS w, user AS u",
+                (name, name, value),
+            )
+    assert take(run).facts["manifest"]["secrets"] == {"readable": 2, "encrypted": 1}
+
+
+def test_local_artifacts_and_the_zen_folder_come_along_when_asked(config: Path, tmp_path: Path) -> None:
+    code = tmp_path / "project"
+    (code / ".zen").mkdir(parents=True)
+    (code / ".zen" / "config.yaml").write_text("active_stack_id: 1")
+    values = {"store": str(config), "code": str(code), "out": str(tmp_path / "runs")}
+    run = backup.start(plan.make({**values, "backup": {"place": str(tmp_path / "place"), "with_artifacts": True}}))
+    assert take(run).status in (Status.PASS, Status.WARN)  # the disk may be the same
+    made = open_backup(tmp_path / "place")
+    names = {}
+    for role in ("zen", "artifacts"):
+        with tarfile.open(drill.unpack(made, role, tmp_path / f"{role}.tar")) as tar:
+            names[role] = {f"/{member.name}" for member in tar if member.isfile()}
+    assert names["zen"] == {str(code / ".zen" / "config.yaml")}
+    stores = config / "local_stores"
+    files = {str(path) for path in stores.rglob("*") if path.is_file() and "default_zen_store" not in path.parts}
+    assert names["artifacts"] == files
+    assert not [line for line in made.manifest["not_included"] if "artifact version" in line or ".zen" in line]
 
 
 def test_a_store_without_a_config_yaml_can_be_backed_up(database: Path, config: Path, tmp_path: Path) -> None:
     (config / "config.yaml").unlink()
     made = plan.make({"store": str(database), "to": "0.98.0", "out": str(tmp_path / "runs")})
     run = Run.create(made, "0.70.0", "0.98.0")
-    assert take(run).facts["manifest"]["config_yaml"] is None
-    assert open_backup(folder(run)).config_yaml is None
+    assert any(line.startswith("config.yaml") for line in take(run).facts["manifest"]["not_included"])
+    with pytest.raises(BackupUnusable, match=r"no config\.yaml"):
+        drill.unpack(newest(run), "config_yaml", tmp_path / "x")
 
 
-def test_a_wal_store_in_use_is_backed_up_with_its_newest_rows(run: Run, database: Path) -> None:
+def test_a_wal_store_in_use_is_backed_up_with_its_newest_rows(run: Run, database: Path, tmp_path: Path) -> None:
     with closing(sqlite3.connect(database)) as writer:
         writer.execute("PRAGMA journal_mode = wal")
         writer.execute("INSERT INTO tag (id, name, color, created, updated) VALUES ('a', 'new', 'red', '', '')")
@@ -105,8 +155,7 @@ def test_a_wal_store_in_use_is_backed_up_with_its_newest_rows(run: Run, database
         before = state(database)
         assert take(run).status is Status.PASS
         assert state(database) == before
-    assert sorted(path.name for path in newest(run).iterdir()) == ["config.yaml", "manifest.json", "zenml.db"]
-    with closing(sqlite.connect(newest(run) / "zenml.db")) as copy:
+    with closing(sqlite.connect(drill.unpack(newest(run), "database", tmp_path / "copy.db"))) as copy:
         assert [row["name"] for row in copy.execute("SELECT name FROM tag")] == ["new"]
 
 
@@ -164,14 +213,14 @@ def test_a_writer_waits_for_the_copy_and_its_comparison_only(
 
     with closing(sqlite3.connect(database)) as connection:
         connection.execute(f"PRAGMA journal_mode = {mode}")
-        for name in ("copy_from", "same_pages", "fingerprints"):
+        for name in ("copy_from", "same_pages", "contents"):
             then_write(name)
         result = take(run)
-    waited = [("copy_from", False), ("same_pages", False), ("fingerprints", True)]
-    free = [("copy_from", True), ("same_pages", True), ("fingerprints", True), ("fingerprints", True)]
+    waited = [("copy_from", False), ("same_pages", False), ("contents", True)]
+    free = [("copy_from", True), ("same_pages", True), ("contents", True), ("contents", True)]
     assert answers == (waited if mode == "delete" else free)
     assert result.status is Status.PASS
-    assert result.facts["verified"]["compared"].startswith("every byte" if mode == "delete" else "rows and contents")
+    assert result.facts["manifest"]["compared"].startswith("every byte" if mode == "delete" else "rows and contents")
     assert result.facts["manifest"]["tables"]["tag"]["rows"] == 0
 
 
@@ -188,9 +237,8 @@ def test_a_copy_that_differs_blocks_and_gets_no_manifest(run: Run, monkeypatch: 
     result = take(run)
     (finding,) = result.findings
     assert (finding.id, result.status) == ("BK302", Status.BLOCK)
-    assert set(finding.data["tables"]) == {"step_run", "user"}
-    with pytest.raises(BackupUnusable, match="no backup was finished"):
-        open_backup(folder(run))
+    assert finding.data["problems"] == [f"table {name} differs from the source" for name in ("step_run", "user")]
+    assert list(folder(run).iterdir()) == []
 
 
 def killed_at(moment: int, run: Run) -> bool:
@@ -214,50 +262,48 @@ def killed_at(moment: int, run: Run) -> bool:
 def test_a_backup_that_is_killed_at_any_moment_costs_neither_the_one_before_nor_the_next(run: Run) -> None:
     moment = 1
     while killed_at(moment, run) and not list(folder(run).glob("*/manifest.json")):
-        with pytest.raises(BackupUnusable, match="no backup was finished"):
-            open_backup(folder(run))
+        with pytest.raises(BackupUnusable):
+            newest(run)
         moment += 1
-    first, moment = open_backup(folder(run)).folder, 1
-    while killed_at(moment, run) and open_backup(folder(run)).folder == first:
+    first, moment = newest(run).name, 1
+    while killed_at(moment, run) and newest(run).name == first:
         moment += 1
     assert moment > 10
-    assert open_backup(folder(run)).folder.name.startswith("002-")
+    assert archive.verify(newest(run)) == []
     assert take(run).status is Status.PASS
-    held = sorted(folder(run).iterdir())
-    assert (held[0], open_backup(folder(run)).folder) == (first, held[2])
+    assert first in {one.name for one in archive.backups(newest(run).place)[0]}
+    assert all((path / "manifest.json").exists() for path in folder(run).iterdir())
 
 
-@pytest.mark.parametrize("name", ["zenml.db", "config.yaml"])
-@pytest.mark.parametrize("harm", ["flipped byte", "cut", "gone"])
-def test_a_backup_whose_file_changed_is_refused(run: Run, name: str, harm: str) -> None:
+def test_a_drill_restores_the_backup_and_remembers_how_long_that_took(config: Path, tmp_path: Path) -> None:
+    values = {"store": str(config), "out": str(tmp_path / "runs")}
+    run = backup.start(plan.make({**values, "backup": {"place": str(tmp_path / "place"), "drill": True}}))
+    verified = take(run).facts["verified"]
+    assert verified["restored_into"] == "a temporary file"
+    assert verified["restore_seconds"] > 0
+    assert open_backup(tmp_path / "place").verified == verified
+
+
+def test_a_drill_finds_what_the_hashes_cannot(run: Run) -> None:
+    """A manifest whose fingerprints are not those of the data: as if the copy had been wrong from the start."""
     take(run)
-    path = newest(run) / name
-    data = bytearray(path.read_bytes())
-    data[100] ^= 1
-    if harm == "gone":
-        path.unlink()
-    else:
-        path.write_bytes(data if harm == "flipped byte" else data[:-1])
-    with pytest.raises(BackupUnusable, match=name):
-        open_backup(folder(run))
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": 1}', '{"format": 2}'])
-def test_a_manifest_that_says_nothing_usable_is_refused(run: Run, text: str) -> None:
-    take(run)
-    (newest(run) / "manifest.json").write_text(text)
-    with pytest.raises(BackupUnusable):
-        open_backup(folder(run))
+    path = own_folder(newest(run)) / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["tables"]["user"]["fingerprint"] = "0" * 32
+    path.write_text(json.dumps({**manifest, "seal": archive._seal(manifest)}))
+    assert archive.verify(newest(run)) == []
+    assert drill.drill(newest(run)).problems == ("table user has other contents",)
+    assert newest(run).verified["problem"] == "table user has other contents"
 
 
 def test_the_backup_from_before_an_upgrade_is_never_replaced_by_one_from_after_it(run: Run, database: Path) -> None:
     take(run)
-    before = (newest(run) / "zenml.db").read_bytes()
+    before = newest(run).manifest
     with closing(sqlite3.connect(database)) as connection, connection:
         connection.execute("UPDATE alembic_version SET version_num = '0.98.0'")
     with pytest.raises(BackupUnusable, match="keeps it"):
         take(run)
-    assert open_backup(folder(run)).database.read_bytes() == before
+    assert newest(run).manifest == before
 
 
 def test_zenmls_own_leftover_backup_stays_where_it_is(run: Run, database: Path) -> None:
@@ -269,7 +315,7 @@ def test_zenmls_own_leftover_backup_stays_where_it_is(run: Run, database: Path) 
 
 def test_a_full_disk_is_said_before_anything_is_copied(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000})())
-    with pytest.raises(BackupUnusable, match="no room"):
+    with pytest.raises(KitError, match="no room"):
         take(run)
     assert list(folder(run).iterdir()) == []
 

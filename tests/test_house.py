@@ -17,9 +17,9 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "zenml_upgrade_kit"
 FLOORS = [
     {"errors", "findings", "redact", "words"},
-    {"places", "plan", "releases", "runs"},
+    {"packing", "places", "plan", "releases", "runs"},
     {"archive", "checks", "environments", "managed", "probing", "pythons", "recipes", "schedule", "stores"},
-    {"artifacts", "backup", "decision", "demo", "inventory", "preflight", "rehearsal", "restore", "retention"}
+    {"artifacts", "backup", "decision", "demo", "drill", "inventory", "preflight", "rehearsal", "restore", "retention"}
     | {"smoke", "upgrade"},
     {"report", "show"},
     {"workbook"},

@@ -93,7 +93,7 @@ def test_the_inventory_is_the_same_at_every_revision(
     copies = list((tmp_path / "kept").iterdir())
     assert len(copies) > 200
     for path in copies:
-        copy = Store(engine="sqlite", path=path, config_yaml=None, local_stores=store.local_stores)
+        copy = Store(file=path, config_yaml=None, local_stores=store.local_stores)
         held = inventory.take(copy)
         artifacts, runs = rows_of(copy)
         told = {**{key: held[key] for key in keys}, "runs": runs}

@@ -184,7 +184,7 @@ def test_going_back_is_one_command(rehearsal: Rehearsal, tmp_path: Path) -> None
     assert stamp(rehearsal.deployment) == rehearsal.run.source_version
     assert config.read_bytes() == before
     assert rehearsal.run.needs("90_rollback").facts["proof"]["zenml"] == rehearsal.run.source_version
-    kept = {name.partition(".before-rollback")[0] for name in files(rehearsal.deployment) if ".before-rollback" in name}
+    kept = {name.partition(".before-restore")[0] for name in files(rehearsal.deployment) if ".before-restore" in name}
     assert kept == {"config.yaml", str(database(rehearsal.deployment).relative_to(rehearsal.deployment))}
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from zenml_upgrade_kit import backup, plan, probing, upgrade
+from zenml_upgrade_kit import archive, backup, drill, plan, probing, upgrade
 from zenml_upgrade_kit.environments import Environment
 from zenml_upgrade_kit.errors import BackupUnusable, EnvironmentFailed, KitError, StoreUnreadable
 from zenml_upgrade_kit.findings import Status, StepResult
@@ -31,8 +31,11 @@ class Site:
         values = {"store": str(config), "to": "0.98.0", "out": str(out), "source_python": str(python)}
         self.run = Run.create(plan.make(values), version, "0.98.0", config / "config.yaml")
         assert backup.back_up(self.run.begin("20_backup")).status is Status.PASS
-        self.saved = backup.open_backup(self.run.work / "20_backup").folder
-        self.old = sqlite.digest(self.saved / "zenml.db"), (self.saved / "config.yaml").read_bytes()
+        saved = archive.open_backup(self.run.work / "20_backup")
+        assert saved.place.local
+        self.saved = saved.place.local / saved.name
+        with drill.unpacked(saved) as copy:
+            self.old = sqlite.digest(copy), (config / "config.yaml").read_bytes()
 
     def content(self) -> tuple[str, bytes]:
         return sqlite.digest(self.database), (self.config / "config.yaml").read_bytes()
@@ -211,7 +214,7 @@ def test_a_damaged_backup_is_never_restored(site: Callable[[str], Site], apply: 
     own = site("0.70.0")
     own.spoil()
     before = own.content()
-    (own.saved / "zenml.db").write_bytes(b"damaged")
+    (own.saved / "zenml.db.zst").write_bytes(b"damaged")
     with pytest.raises(BackupUnusable):
         own.roll_back(apply=apply)
     assert own.content() == before
@@ -262,5 +265,5 @@ def test_an_old_release_that_lists_something_else_blocks(
 def test_a_restored_file_that_changes_at_once_blocks(site: Callable[[str], Site]) -> None:
     own = site("0.70.0")
     own.spoil()
-    whole = backup.open_backup(own.run.work / "20_backup")
-    assert [finding.id for finding in upgrade.verify(whole)] == ["RB901", "RB901"]
+    files = [(own.config / "config.yaml", own.database), (own.database, own.config / "config.yaml")]
+    assert [finding.id for finding in upgrade.verify(files)] == ["RB901", "RB901"]

@@ -73,6 +73,33 @@ def count(path: Path) -> int:
 # --- where the store is
 
 
+@pytest.mark.parametrize("way", ["URL", "variable", "config directory", "own"])
+def test_a_database_on_a_server_is_found_without_connecting(
+    folder: Path, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, given = "mysql://someone:s3cr3t%40pw@db.example:3307/zenml", ""
+    if way == "URL":
+        given = url
+    elif way == "variable":
+        monkeypatch.setenv("PRODUCTION", url)
+        given = "env:PRODUCTION"
+    elif way == "config directory":
+        store = {"type": "sql", "url": "mysql://db.example:3307/zenml", "username": "someone", "password": "s3cr3t@pw"}
+        (folder / "config.yaml").write_text(yaml.safe_dump({"store": store}))
+        given = str(folder)
+    else:
+        monkeypatch.setenv("ZENML_CONFIG_PATH", str(folder))
+        monkeypatch.setenv("ZENML_STORE_URL", "mysql://someone@db.example:3307/zenml")
+        monkeypatch.setenv("ZENML_STORE_PASSWORD", "s3cr3t@pw")
+    store = stores.locate(given)
+    assert store.server
+    assert (store.engine, store.server.password) == ("mysql", "s3cr3t@pw")
+    assert store.url == "mysql://someone@db.example:3307/zenml"
+    assert "s3cr3t" not in repr(store)
+    with pytest.raises(BadPlan, match="not rehearsed yet"):
+        store.path  # noqa: B018
+
+
 def test_a_config_directory_its_database_and_its_url_name_the_same_store(deployment: Deployment) -> None:
     config = deployment("0.70.0")
     store = stores.locate(str(config))
@@ -122,7 +149,7 @@ def test_nothing_given_means_the_store_that_zenml_would_open(
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("mysql://someone:s3cr3tpw@host/zenml", "MySQL"),
+        ("mysql://someone:s3cr3tpw@host", "database"),
         ("https://someone:s3cr3tpw@host", "server"),
         ("sqlite:///relative.db", "four slashes"),
         ("postgresql://someone:s3cr3tpw@host/db", "cannot be used"),
@@ -140,7 +167,7 @@ def test_what_cannot_be_a_store_is_said_without_secrets(given: str, message: str
     ("text", "message"),
     [
         ("store: {type: rest, url: 'https://zen.example'}", "server's database"),
-        ("store: {type: sql, url: 'mysql://u:s3cr3tpw@h/db'}", "MySQL"),
+        ("store: {type: sql, url: 'mysql://u:s3cr3tpw@h'}", "database"),
         ("store: {type: sql}", "store.url"),
         ("password: [s3cr3tpw", "readable YAML"),
         ("", "key: value"),

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from zenml_upgrade_kit import environments, inventory, probing
-from zenml_upgrade_kit.backup import open_backup
+from zenml_upgrade_kit import drill, environments, inventory, probing
+from zenml_upgrade_kit.backup import of_run
 from zenml_upgrade_kit.errors import ProbeFailed
 from zenml_upgrade_kit.findings import Finding, Severity, StepResult
 from zenml_upgrade_kit.probing import Environment
@@ -54,12 +54,14 @@ def reload(step: Step) -> StepResult:
     rehearsal = step.run.needs("30_rehearsal")
     source, target = environments.of_run(step.run)
     folder = step.empty_work()
-    databases = {"source": open_backup(step.run.work / "20_backup").database, "target": Path(rehearsal.facts["copy"])}
+    # copies: a client writes to the store that it opens
+    private = {
+        "source": drill.unpack(of_run(step.run), "database", folder / "source.db", step.plan.backup.identity),
+        "target": Path(shutil.copy2(rehearsal.facts["copy"], folder / "target.db")),
+    }
     local_stores = Path(step.run.needs("00_start").facts["store"]["local_stores"])
-    rows, private = {}, {}
-    for name, database in databases.items():
-        # a client writes to the store that it opens
-        private[name] = Path(shutil.copy2(database, folder / f"{name}.db"))
+    rows = {}
+    for name, database in private.items():
         with closing(sqlite.connect(database)) as connection:
             rows[name] = {row["id"]: row for row in inventory.artifacts(connection, local_stores)}
     unreachable = {key: why for key, row in rows["source"].items() if (why := _unreachable(row))}

@@ -1,193 +1,323 @@
-"""Copies the database and config.yaml into the run, and proves the copy equal to the source."""
+"""Copies the database and what belongs to it into a place, and proves the copy equal to the source."""
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import json
 import os
-import shutil
 import sqlite3
-from collections.abc import Mapping
-from contextlib import closing, suppress
-from dataclasses import dataclass
-from datetime import datetime, timezone
+import tarfile
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from zenml_upgrade_kit import __version__
-from zenml_upgrade_kit.errors import BackupUnusable
-from zenml_upgrade_kit.findings import Finding, Severity, StepResult, now
-from zenml_upgrade_kit.runs import Step, write_whole
-from zenml_upgrade_kit.stores import Store, locate, sqlite
+from zenml_upgrade_kit import archive, inventory, managed, places, retention
+from zenml_upgrade_kit import plan as plans
+from zenml_upgrade_kit.archive import Backup, New
+from zenml_upgrade_kit.drill import definition_digest, drill
+from zenml_upgrade_kit.errors import BackupUnusable, KitError, RunUnusable
+from zenml_upgrade_kit.findings import Finding, Severity, StepResult
+from zenml_upgrade_kit.plan import BackupChoices, Plan
+from zenml_upgrade_kit.runs import Run, Step
+from zenml_upgrade_kit.runs import begin as begin_step
+from zenml_upgrade_kit.stores import Store, dumping, locate, mysql, sqlite
 
-FORMAT = 1
-NOT_INCLUDED = (
-    "artifact files: a migration does not touch them; back up the artifact stores by other means",
-    "secrets in an external secrets store, such as a cloud vault: only those in the database are included",
-    "project folders (.zen) and code",
-)
+PLACE = "backups"
+"""Where backups go that were asked for without a place."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Backup:
-    """A whole backup, its files hashed just now.
+class _NotProven(Exception):
+    """The copy differs from the source, or is damaged: it must not become a backup."""
 
-    manifest: ``format``, ``kit_version``, ``source_version``, ``stamp``, ``started``, ``finished``, ``compared`` (what
-    proved the copy, and when), ``database`` and ``config_yaml`` (``file``, ``bytes``, ``sha256``, ``restore_to``; the
-    latter null when there was none), ``tables`` (name to ``rows`` and ``fingerprint``).
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__(problems)
+        self.problems = problems
+
+
+def start(plan: Plan) -> Run:
+    """A new run that is a backup alone; raises a :class:`KitError` for a store that cannot be read."""
+    store = locate(plan.store)
+    if not plan.store:  # what is found here today must be what is found when the run goes on, in another shell
+        found = str(store.config_yaml.parent) if store.config_yaml else store.url
+        plan = plan.model_copy(update={"store": found})
+    place = plan.backup.place or os.environ.get("ZENML_UPGRADE_PLACE") or PLACE
+    chosen = BackupChoices.model_validate({**plan.backup.model_dump(), "place": place})
+    with _reading(store) as connection:
+        version = inventory.written_by(connection) or "unknown"
+    return Run.create(plan.model_copy(update={"backup": chosen}), version, "", store.config_yaml)
+
+
+def begin(*, run: str = "", out: str = "", store: str = "", keep: str = "", **choices: Any) -> Step:
+    """Begin 20_backup: of the named run; of a new backup alone when a store or a place is given; else of the newest.
+
+    keep: as in ``daily 7, weekly 5``. choices: of :class:`BackupChoices`; lists are separated by blanks.
     """
-
-    folder: Path
-    database: Path
-    config_yaml: Path | None
-    manifest: Mapping[str, Any]
+    chosen: dict[str, Any] = {name: value for name, value in choices.items() if value}
+    if isinstance(chosen.get("encrypt_to"), str):
+        chosen["encrypt_to"] = chosen["encrypt_to"].split()
+    if keep:
+        chosen["keep"] = dict([*part.split(), ""][:2] for part in keep.split(","))
+    if not run and (store or chosen.get("place")):
+        values = {"store": store, "out": out, "backup": chosen}
+        return start(plans.make(values, origin="the parameters")).begin("20_backup")
+    step = begin_step("20_backup", run, out)
+    values = {**step.plan.model_dump(), "backup": {**step.plan.backup.model_dump(), **chosen}}
+    plan = plans.make(values, origin="the parameters")
+    return dataclasses.replace(step, run=dataclasses.replace(step.run, plan=plan))
 
 
 def back_up(step: Step) -> StepResult:
     """Back up the plan's store; the source may be in use, is only read, and is seen at one moment.
 
-    Each backup is a folder of its own under the step's, numbered, complete with its manifest; a complete one is never
-    changed or removed. facts: ``folder``, ``manifest``, ``verified``, ``not_included``. A copy that differs from the
-    source is a BK302 finding and gets no manifest, so that nothing takes it for a backup.
+    facts: ``where``, ``manifest``, ``verified``, ``removed`` (unfinished and outdated backups), ``managed``. A copy
+    that differs from the source is a BK302 finding and no backup. A complete backup inside a run is never changed.
+    """
+    choices, store = step.plan.backup, locate(step.plan.store)
+    place = places.open_place(choices.place or step.work)
+    facts: dict[str, Any] = {"removed": [f"unfinished backup {name}" for name in archive.clean(place)]}
+    if not choices.place:
+        _keep_what_matters(store, place)
+    findings, not_checked = [], []
+    try:
+        backup = make(store, place, choices, code=step.plan.code)
+    except _NotProven as error:
+        return step.result([_not_proven(store, error.problems)], facts)
+    problems = archive.verify(backup)
+    if choices.drill and not problems:
+        done = drill(backup, server=_drill_server(store, choices), identity=choices.identity)
+        problems = list(done.problems)
+        not_checked += [f"the drill: {done.not_checked}"] if done.not_checked else []
+    findings += [_not_proven(store, problems)] if problems else []
+    not_checked += [f"contents of {name}: written to all the time" for name in backup.manifest["unsettled"]]
+    findings += _same_disk(store, place) if choices.place else []
+    if hosted := _managed(store, choices, backup.name):
+        facts["managed"] = dataclasses.asdict(hosted)
+        not_checked += [f"{hosted.provider}: {hosted.problem}; look at {hosted.console}"] if hosted.problem else []
+        findings += [_no_automated_backups(hosted)] if hosted.automated is False else []
+    if any(choices.keep.model_dump().values()) and not problems:
+        policy = retention.Policy(**{f"keep_{name}": number for name, number in choices.keep.model_dump().items()})
+        choices_made = retention.forget(place, policy, apply=True)
+        facts["removed"] += [f"outdated backup {one.backup.name}" for one in choices_made if not one.keep]
+    kept = archive.open_backup(backup.where)
+    facts |= {"where": kept.where, "manifest": dict(kept.manifest), "verified": kept.verified}
+    return step.result(findings, facts, not_checked)
+
+
+def of_run(run: Run) -> Backup:
+    """The newest complete backup that a run made; raises :class:`BackupUnusable` when there is none."""
+    with suppress(RunUnusable):
+        made = run.result("20_backup")
+        if made and "where" in made.facts:
+            return archive.open_backup(made.facts["where"])
+    return archive.open_backup(run.work / "20_backup")
+
+
+def make(store: Store, place: places.Place, choices: BackupChoices, *, code: Path | None = None) -> Backup:
+    """One backup of a store, complete with its manifest. Raises :class:`_NotProven` and leaves nothing otherwise."""
+    with _reading(store) as connection:
+        stamp = inventory.stamp(connection)
+    with archive.create(place, stamp or "no-stamp", encrypt_to=choices.encrypt_to) as new:
+        own = place.local / new.name if place.local else None
+        with tempfile.TemporaryDirectory(prefix="staging-", dir=own) as staging:
+            copied = (_copy_file if store.file else _dump)(store, new, choices, Path(staging))
+        if copied["stamp"] != stamp:
+            raise BackupUnusable(
+                "the store was migrated while it was backed up",
+                expected=f"a store that stays at {stamp}",
+                found=copied["stamp"],
+                remedy="find out who upgrades it, then make the backup again",
+            )
+        belongings = copied.pop("belongings")
+        not_included = _belongings(store, new, choices, code, belongings)
+        facts = {"engine": store.engine, "source": store.url, "secrets": belongings["secrets"], **copied}
+        return new.finish({**facts, "not_included": not_included})
+
+
+@contextmanager
+def _reading(store: Store) -> Iterator[Any]:
+    """A connection that sees one moment of the store."""
+    with closing(mysql.connect(store.server) if store.server else sqlite.connect(store.path)) as connection:
+        mysql.begin(connection) if store.server else connection.execute("BEGIN")
+        yield connection
+
+
+def _copy_file(store: Store, new: New, _: BackupChoices, folder: Path) -> dict[str, Any]:
+    """SQLite: copied by the backup API, compared, compressed.
 
     In rollback-journal mode writers wait while the copy is made and its bytes are compared with the file; in WAL mode,
     where nobody waits, rows and contents of every table are compared.
     """
-    store, started = locate(step.plan.store), now()
-    complete = {path.parent for path in step.work.glob("*/manifest.json")}
-    for unfinished in {path for path in step.work.iterdir() if path.is_dir()} - complete:
-        shutil.rmtree(unfinished)
-    folder = step.work / f"{len(complete) + 1:03}-{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}"
-    database = folder / "zenml.db"
+    copy = folder / "zenml.db"
     try:
         with store.path.open("rb") as file, closing(sqlite.connect(store.path)) as source:
-            _make_room(step.work, source)
+            places.room(folder, store.path.stat().st_size * 1.5)
             source.execute("BEGIN")
-            stamp = ", ".join(sqlite.stamps(source))
-            _keep_what_matters(step.work, stamp)
-            folder.mkdir(mode=0o700)
-            sqlite.copy_from(source, database)
-            expected = None if sqlite.same_pages(file, database) else _content(source)
-        with closing(sqlite.connect(database)) as copy:
-            problems, content = sqlite.damage(copy), _content(copy)
+            stamp = inventory.stamp(source)  # a transaction begins, and its lock is taken, with the first thing read
+            sqlite.copy_from(source, copy)
+            expected = None if sqlite.same_pages(file, copy) else sqlite.contents(source)
+        with ThreadPoolExecutor(1) as pool, closing(sqlite.connect(copy)) as connection, copy.open("rb") as plain:
+            packed = pool.submit(new.add, "zenml.db", plain, role="database", restore_to=str(store.path))
+            problems, contents = sqlite.damage(connection), sqlite.contents(connection)
+            belongings = inventory.belongings(connection, store.local_stores)
+            version = inventory.written_by(connection)
+            packed.result()
     except sqlite3.Error as error:
         raise sqlite.unreadable(store.path, error) from None
-    wanted = expected or content
-    different = sorted(name for name in wanted.keys() | content.keys() if wanted.get(name) != content.get(name))
-    if problems or different:
-        return step.result([_not_proven(database, problems, different)], {"folder": str(folder), "verified": {}})
+    wanted = expected or contents
+    names = sorted(name for name in wanted.keys() | contents.keys() if wanted.get(name) != contents.get(name))
+    if problems or names:
+        raise _NotProven([*problems, *(f"table {name} differs from the source" for name in names)])
     how = "rows and contents of every table" if expected else "every byte of every page"
-    manifest = {
-        "format": FORMAT,
-        "kit_version": __version__,
-        "source_version": step.run.source_version,
+    return {
         "stamp": stamp,
-        "started": started,
-        "finished": now(),
+        "source_version": version,
+        "tool": f"SQLite {sqlite3.sqlite_version} backup API",
         "compared": f"{how}, in the read transaction in which they were copied",
-        "database": _described(database, store.path),
-        "config_yaml": _copy_config(store, folder),
-        "tables": content,
+        "tables": contents,
+        "unsettled": [],
+        "belongings": belongings,
     }
-    write_whole(folder / "manifest.json", json.dumps(manifest, indent=1) + "\n")
-    open_backup(step.work)  # hashes the files again
-    verified = {
-        "compared": manifest["compared"],
-        "quick_check": "ok",
-        "tables_compared": len(content),
-        "rows_compared": sum(table["rows"] for table in content.values()),
+
+
+def _dump(store: Store, new: New, choices: BackupChoices, folder: Path) -> dict[str, Any]:
+    """MySQL and MariaDB: dumped in one transaction, fingerprinted in the same snapshot."""
+    assert store.server
+    with _reading(store) as connection:
+        sizes = mysql.facts(connection)["tables"]
+        belongings = inventory.belongings(connection, store.local_stores)
+        stamp, version = inventory.stamp(connection), inventory.written_by(connection)
+    places.room(folder, sum(sizes.values()) * 0.7)  # the plain dump of 2.8 GB in InnoDB has 1.5 GB
+    with dumping.dump(store.server, tool=choices.tool, staging=folder) as dump:
+        for name, source in dump.files():
+            new.add(name, source, role="database")
+    return {
+        "stamp": stamp,
+        "source_version": version,
+        "tool": dump.tool,
+        "dump_format": dump.format,
+        "server": dump.server,
+        "definitions": {name: definition_digest(text) for name, text in dump.definitions.items()},
+        "compared": "rows and contents of every table, in the snapshot that was dumped",
+        "tables": {name: {**found, "bytes": sizes.get(name)} for name, found in dump.contents.items()},
+        "unsettled": list(dump.unsettled),
+        "belongings": belongings,
     }
-    facts = {"folder": str(folder), "manifest": manifest, "verified": verified, "not_included": list(NOT_INCLUDED)}
-    return step.result((), facts)
 
 
-def open_backup(folder: Path) -> Backup:
-    """The newest complete backup in a folder of backups.
+def _belongings(
+    store: Store, new: New, choices: BackupChoices, code: Path | None, found: Mapping[str, Any]
+) -> list[str]:
+    """Add what belongs to the database; returns what is not inside, in sentences."""
+    left_out = []
+    new.add("stacks.json", _text(json.dumps(found["stacks"], indent=1, default=str)), role="stacks")
+    if store.config_yaml:
+        with store.config_yaml.open("rb") as file:
+            new.add("config.yaml", file, role="config_yaml", compress=False, restore_to=str(store.config_yaml))
+    else:
+        left_out.append("config.yaml: it is not known which one belongs to this database")
+    if code and (code / ".zen").is_dir():
+        with _tar([code / ".zen"]) as stream:
+            new.add("zen.tar", stream, role="zen", restore_to=str(code / ".zen"))
+    else:
+        left_out.append("the .zen folders of projects" + ("" if code else ": name the code directory with --code"))
+    roots = [Path(one["root"]) for one in found["artifact_stores"] if one["flavor"] == "local" and one["root"]]
+    local = [root for root in roots if root.is_dir()]
+    if choices.with_artifacts and local:
+        with _tar(local) as stream:
+            new.add("artifacts.tar", stream, role="artifacts", restore_to=os.path.commonpath(local))
+    for one in found["artifact_stores"]:
+        if not (choices.with_artifacts and one["root"] and Path(one["root"]) in local):
+            count = f"{one['versions']:,} artifact version{'' if one['versions'] == 1 else 's'}"
+            left_out.append(f"files of {count} in the {one['flavor']} store {one['name']}: {one['root'] or 'no path'}")
+    if found["images"]:
+        left_out.append(f"{found['images']:,} container image builds, in their registries")
+    left_out.append(_secrets_elsewhere(store))
+    return left_out
 
-    Raises :class:`BackupUnusable` when there is none, or a file of it is not as its manifest says.
-    """
-    try:
-        own, manifest = _newest(folder)
-        if manifest["format"] != FORMAT:
-            raise _unusable(own, f"a manifest of format {FORMAT}", f"format {manifest['format']}", "use a newer kit")
-        entries = [manifest["database"], *filter(None, [manifest["config_yaml"]])]
-        files = [own / entry["file"] for entry in entries]
-        for path, entry in zip(files, entries, strict=True):
-            if not path.is_file() or sqlite.digest(path) != entry["sha256"]:
-                found = "another content" if path.is_file() else "no such file"
-                raise _unusable(own, f"{path.name} with SHA-256 {entry['sha256'][:16]}…", found)
-        return Backup(folder=own, database=files[0], config_yaml=files[1] if files[1:] else None, manifest=manifest)
-    except (OSError, ValueError, KeyError, TypeError):
-        raise _unusable(folder, "a readable manifest.json", "a damaged one") from None
+
+def _secrets_elsewhere(store: Store) -> str:
+    with suppress(OSError, ValueError, KitError):
+        kind = inventory.secrets_store(store.config_yaml) if store.config_yaml else ""
+        if kind and kind != "sql":
+            return f"secrets in the external secrets store ({kind})"
+    return "secrets in an external secrets store, where the server uses one"
 
 
-def _newest(folder: Path) -> tuple[Path, dict[str, Any]]:
-    manifests = sorted(folder.glob("*/manifest.json"))
-    if not manifests:
-        raise _unusable(folder, "manifest.json, which is written last", "none: no backup was finished here")
-    return manifests[-1].parent, json.loads(manifests[-1].read_text(encoding="utf-8"))
+def _text(text: str) -> BinaryIO:
+    return io.BytesIO(text.encode())
 
 
-def _unusable(folder: Path, expected: str, found: str, remedy: str = "") -> BackupUnusable:
-    remedy = remedy or "use another backup, or run 20_backup again while the old store is still there"
-    return BackupUnusable(f"the backup in {folder} cannot be used", expected=expected, found=found, remedy=remedy)
+@contextmanager
+def _tar(folders: Iterable[Path]) -> Iterator[BinaryIO]:
+    """Folders as one tar stream, names from the file system's root, made while it is read."""
+    reading, writing = os.pipe()
+
+    def write() -> None:
+        with suppress(BrokenPipeError), os.fdopen(writing, "wb") as pipe, tarfile.open(mode="w|", fileobj=pipe) as tar:
+            for folder in folders:
+                tar.add(folder)
+
+    with ThreadPoolExecutor(1) as pool, os.fdopen(reading, "rb") as stream:
+        made = pool.submit(write)
+        yield stream
+        made.result()
 
 
-def _keep_what_matters(folder: Path, stamp: str) -> None:
+def _drill_server(store: Store, choices: BackupChoices) -> mysql.Server | None:
+    return locate(choices.server).server if choices.server else store.server
+
+
+def _managed(store: Store, choices: BackupChoices, name: str) -> managed.Managed | None:
+    """What the provider of the host says of its own backups, None where there is no provider."""
+    if not store.server:
+        return None
+    place = (store.server.host, store.server.socket, choices.managed)
+    return managed.snapshot(*place, name=name) if choices.snapshot else managed.look(*place)
+
+
+def _keep_what_matters(store: Store, place: places.Place) -> None:
     """Raises :class:`BackupUnusable` rather than let a backup from after an upgrade come before the one from before."""
-    held = stamp
-    with suppress(BackupUnusable, OSError, ValueError, KeyError, TypeError):
-        held = _newest(folder)[1]["stamp"]
+    with _reading(store) as connection:
+        stamp = held = inventory.stamp(connection)
+    with suppress(BackupUnusable):
+        held = archive.open_backup(place.url).manifest["stamp"]
     if held != stamp:
         raise BackupUnusable(
-            f"this run holds the backup of the store from before it was changed, and keeps it: {folder}",
+            f"this run holds the backup of the store from before it was changed, and keeps it: {place.url}",
             expected=f"a store that is still at {held}",
             found=f"a store at {stamp or 'no stamp'}",
             remedy="start a new run for the store as it is now, or go back with 90_rollback",
         )
 
 
-def _make_room(folder: Path, source: sqlite3.Connection) -> None:
-    pages, size = (source.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
-    free = shutil.disk_usage(folder).free
-    if free < pages * size * 1.1:
-        raise BackupUnusable(
-            "there is no room for a backup",
-            expected=f"{pages * size:,} bytes and a tenth more under {folder}",
-            found=f"{free:,} bytes free",
-            remedy="make room, or start a run under another folder with --out",
-        )
-
-
-def _content(connection: sqlite3.Connection) -> dict[str, dict[str, Any]]:
-    rows, prints = sqlite.counts(connection), sqlite.fingerprints(connection)
-    return {name: {"rows": rows[name], "fingerprint": prints[name]} for name in rows}
-
-
-def _described(path: Path, original: Path) -> dict[str, Any]:
-    """What the manifest says of a file, once it is safely on disk."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-    size, sha256 = path.stat().st_size, sqlite.digest(path)
-    return {"file": path.name, "bytes": size, "sha256": sha256, "restore_to": str(original)}
-
-
-def _copy_config(store: Store, folder: Path) -> dict[str, Any] | None:
-    """config.yaml may hold secrets: the copy is for the user alone."""
-    if store.config_yaml is None:
-        return None
-    copy = folder / "config.yaml"
-    copy.touch(mode=0o600)
-    copy.write_bytes(store.config_yaml.read_bytes())
-    return _described(copy, store.config_yaml)
-
-
-def _not_proven(copy: Path, problems: list[str], different: list[str]) -> Finding:
-    seen = [*problems, *(f"table {name} differs from the source" for name in different)]
+def _not_proven(store: Store, problems: list[str]) -> Finding:
     return Finding(
         id="BK302",
         severity=Severity.BLOCK,
-        subject=str(copy),
-        message=f"No proven backup of this database: {'; '.join(seen[:5])}.",
+        subject=store.url,
+        message=f"No proven backup of this database: {'; '.join(problems[:5])}.",
         remedy="Run the backup step again; if it happens again, check the disk.",
-        data={"problems": problems, "tables": different},
+        data={"problems": problems},
+    )
+
+
+def _same_disk(store: Store, place: places.Place) -> list[Finding]:
+    if not store.file or not place.local or store.file.stat().st_dev != place.local.stat().st_dev:
+        return []
+    message = "Backup and store share a disk: one failure takes both."
+    remedy = "Choose another place: a folder on another disk, or a bucket."
+    return [Finding(id="BK307", severity=Severity.WARN, subject=place.url, message=message, remedy=remedy)]
+
+
+def _no_automated_backups(hosted: managed.Managed) -> Finding:
+    return Finding(
+        id="BK901",
+        severity=Severity.WARN,
+        subject=f"{hosted.provider} {hosted.instance}",
+        message=f"{hosted.provider} makes no automated backups of this instance.",
+        remedy=f"Switch them on: {hosted.console}",
     )

@@ -18,11 +18,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import yaml
 from packaging.version import Version
 
-from zenml_upgrade_kit import releases
+from zenml_upgrade_kit import releases, stores
 from zenml_upgrade_kit.errors import StoreUnreadable
-from zenml_upgrade_kit.stores import Store, sqlite
+from zenml_upgrade_kit.stores import Reader, Store, sqlite
 
 _NO_LIBRARY = frozenset(sys.stdlib_module_names) | {"zenml", "__main__", "builtins", ""}
 
@@ -38,11 +39,11 @@ def take(store: Store) -> dict[str, Any]:
     try:
         with closing(sqlite.connect(store.path)) as connection:
             connection.execute("BEGIN")
-            stamps = sqlite.stamps(connection)
+            stamps = stores.stamps(connection)
             zenml_versions = _recorded(connection, "client_version")
             pythons = _recorded(connection, "orchestrator_environment", "python_version")
             pythons = pythons or _recorded(connection, "client_environment", "python_version")
-            versions = "artifact_version" if "artifact_version" in sqlite.tables(connection) else "artifact"
+            versions = "artifact_version" if "artifact_version" in stores.tables(connection) else "artifact"
             return {
                 "stamps": stamps,
                 "source_version": source_version(stamps[0], zenml_versions) if stamps else "",
@@ -71,6 +72,79 @@ def recorded_versions(store: Store) -> list[str]:
         return []
 
 
+def stamp(connection: Reader) -> str:
+    """The revision of the database; several are joined, none is ""."""
+    return ", ".join(stores.stamps(connection))
+
+
+def written_by(connection: Reader) -> str:
+    """The release that wrote the database, "" when it has no stamp."""
+    found = stores.stamps(connection)
+    return source_version(found[0], _recorded(connection, "client_version")) if found else ""
+
+
+def belongings(connection: Reader, local_stores: Path) -> dict[str, Any]:
+    """What a backup says of the things around a database; empty for a database that is not ZenML's.
+
+    stacks: names, components and their configurations, enough to register them again; they may hold secrets.
+    artifact_stores: ``name``, ``flavor``, ``root``, ``versions`` (how many artifact versions lie there). images: how
+    many builds made container images. secrets: how many are ``readable`` in the database, how many ``encrypted``.
+    """
+    held = stores.tables(connection)
+    if not {"stack", "stack_component", "stack_composition"} <= held.keys():
+        return {"stacks": {}, "artifact_stores": [], "images": 0, "secrets": {}}
+    versions = "artifact_version" if "artifact_version" in held else "artifact"
+    counted = {row[0]: row[1] for row in _distinct(connection, versions, "artifact_store_id")}
+    places = _artifact_stores(connection, local_stores)
+    query = "SELECT id, name, type, flavor, configuration FROM stack_component ORDER BY type, name"
+    components = [
+        {**dict(zip(("id", "name", "type", "flavor"), row, strict=False)), "configuration": _decoded(row[4])}
+        for row in connection.execute(query)
+    ]
+    query = (
+        "SELECT s.name, m.component_id FROM stack AS s JOIN stack_composition AS m ON m.stack_id = s.id ORDER BY s.name"
+    )
+    stacks: dict[str, list[str]] = {}
+    for name, component in connection.execute(query):
+        stacks.setdefault(name, []).append(component)
+    readable = [
+        _decoded(row[0]) is not None
+        for row in (connection.execute('SELECT "values" FROM secret') if "secret" in held else ())
+    ]
+    images = "SELECT COUNT(*) FROM pipeline_build WHERE is_local = 0"
+    return {
+        "stacks": {"stacks": stacks, "components": components},
+        "artifact_stores": [
+            {
+                "name": one["name"],
+                "flavor": one["flavor"],
+                "root": places[one["id"]]["store_root"],
+                "versions": counted.get(one["id"], 0),
+            }
+            for one in components
+            if one["type"] == "artifact_store"
+        ],
+        "images": next(iter(connection.execute(images)))[0] if "pipeline_build" in held else 0,
+        "secrets": {"readable": sum(readable), "encrypted": len(readable) - sum(readable)},
+    }
+
+
+def secrets_store(config_yaml: Path) -> str:
+    """The kind of secrets store that a config.yaml names, such as ``aws``; "" when it names none."""
+    config = yaml.safe_load(config_yaml.read_text(encoding="utf-8"))
+    store = (config if isinstance(config, dict) else {}).get("store")
+    section = store.get("secrets_store") if isinstance(store, dict) else None
+    return str(section.get("type", "")) if isinstance(section, dict) else ""
+
+
+def _decoded(value: str | bytes | None) -> Any:
+    """What base64 of JSON holds; None for anything else, an encrypted value for example."""
+    try:
+        return json.loads(base64.b64decode(value or b"", validate=True))
+    except ValueError:
+        return None
+
+
 def source_version(stamp: str, recorded: Iterable[str] = ()) -> str:
     """The release that wrote a stamp; where several share it, the one that runs recorded. Unknown stamps stay as is."""
     release = releases.for_stamp(stamp)
@@ -79,7 +153,7 @@ def source_version(stamp: str, recorded: Iterable[str] = ()) -> str:
     return max(seen, key=Version) if seen else release.version if release else stamp
 
 
-def artifacts(connection: sqlite3.Connection, local_stores: Path) -> list[dict[str, Any]]:
+def artifacts(connection: Reader, local_stores: Path) -> list[dict[str, Any]]:
     """Every artifact version, oldest first.
 
     id, store_id: UUIDs with dashes. version: "" before 0.50.0, which had none. type: ZenML's kind (``DataArtifact``).
@@ -87,8 +161,8 @@ def artifacts(connection: sqlite3.Connection, local_stores: Path) -> list[dict[s
     store_flavor, store_root: of its artifact store, None where that is gone; a local store without a path of its own
     lies in ``local_stores``.
     """
-    tables = sqlite.tables(connection)
-    stores = _artifact_stores(connection, local_stores)
+    tables = stores.tables(connection)
+    places = _artifact_stores(connection, local_stores)
     source_of = cache(_source)  # few different texts in many rows
     if "artifact_version" in tables:
         source, name = "artifact_version AS v LEFT JOIN artifact AS a ON a.id = v.artifact_id", "a.name"
@@ -107,13 +181,13 @@ def artifacts(connection: sqlite3.Connection, local_stores: Path) -> list[dict[s
             "data_type": source_of(row["data_type"]),
             "materializer": source_of(row["materializer"]),
             "store_id": dashed(row["store_id"]),
-            **stores.get(row["store_id"], {"store_flavor": None, "store_root": None}),
+            **places.get(row["store_id"], {"store_flavor": None, "store_root": None}),
         }
         for row in rows
     ]
 
 
-def runs(connection: sqlite3.Connection) -> list[dict[str, Any]]:
+def runs(connection: Reader) -> list[dict[str, Any]]:
     """Runs, newest first, with their steps in order and what each step wrote.
 
     A step that was taken from the cache names the step it came from in ``original_step_run_id``.
@@ -162,20 +236,20 @@ def _source(text: str | None) -> dict[str, Any]:
     return value
 
 
-def _distinct(connection: sqlite3.Connection, table: str, *columns: str) -> list[tuple[Any, ...]]:
+def _distinct(connection: Reader, table: str, *columns: str) -> list[tuple[Any, ...]]:
     """Distinct values of columns and how often they occur, most often first."""
-    names = ", ".join(map(sqlite.quoted, columns))
-    query = f"SELECT {names}, COUNT(*) AS n FROM {sqlite.quoted(table)} GROUP BY {names} ORDER BY n DESC, {names}"
+    names = ", ".join(map(stores.quoted, columns))
+    query = f"SELECT {names}, COUNT(*) AS n FROM {stores.quoted(table)} GROUP BY {names} ORDER BY n DESC, {names}"
     return [tuple(row) for row in connection.execute(query)]
 
 
-def _recorded(connection: sqlite3.Connection, column: str, key: str = "") -> dict[str, int]:
+def _recorded(connection: Reader, column: str, key: str = "") -> dict[str, int]:
     """What runs recorded in a column, or under a key of its JSON, and how often, most often first.
 
     Columns moved from the run (0.43) to its deployment (0.45.0), which became a snapshot (0.90.0).
     """
     counted: Counter[str] = Counter()
-    for table, columns in sqlite.tables(connection).items():
+    for table, columns in stores.tables(connection).items():
         if table in ("pipeline_run", "pipeline_deployment", "pipeline_snapshot") and column in columns:
             for value, count in _distinct(connection, table, column):
                 if found := (_parsed(value) or {}).get(key) if key else value:
@@ -183,7 +257,7 @@ def _recorded(connection: sqlite3.Connection, column: str, key: str = "") -> dic
     return dict(counted.most_common())
 
 
-def _pipelines(connection: sqlite3.Connection) -> list[dict[str, Any]]:
+def _pipelines(connection: Reader) -> list[dict[str, Any]]:
     rows = connection.execute(
         "SELECT p.name, COUNT(r.id) AS runs, MAX(r.created) AS newest, r.start_time AS last_run,"
         " r.status AS last_status FROM pipeline AS p LEFT JOIN pipeline_run AS r ON r.pipeline_id = p.id"
@@ -192,7 +266,7 @@ def _pipelines(connection: sqlite3.Connection) -> list[dict[str, Any]]:
     return [{key: row[key] for key in ("name", "runs", "last_run", "last_status")} for row in rows]
 
 
-def _artifacts_by_type(connection: sqlite3.Connection, versions: str) -> list[dict[str, Any]]:
+def _artifacts_by_type(connection: Reader, versions: str) -> list[dict[str, Any]]:
     counted: Counter[tuple[str, ...]] = Counter()
     for *texts, count in _distinct(connection, versions, "materializer", "data_type"):
         sources = map(_source, texts)
@@ -200,7 +274,7 @@ def _artifacts_by_type(connection: sqlite3.Connection, versions: str) -> list[di
     return [{"materializer": key[0], "type": key[1], "count": count} for key, count in counted.most_common()]
 
 
-def _stacks(connection: sqlite3.Connection) -> list[dict[str, Any]]:
+def _stacks(connection: Reader) -> list[dict[str, Any]]:
     rows = connection.execute(
         "SELECT s.id, s.name AS stack, c.name, c.type, c.flavor FROM stack AS s"
         " LEFT JOIN stack_composition AS m ON m.stack_id = s.id LEFT JOIN stack_component AS c ON c.id = m.component_id"
@@ -214,7 +288,7 @@ def _stacks(connection: sqlite3.Connection) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def _schedules(connection: sqlite3.Connection) -> list[dict[str, Any]]:
+def _schedules(connection: Reader) -> list[dict[str, Any]]:
     rows = connection.execute(
         "SELECT s.name, s.active, s.cron_expression, s.interval_second, p.name AS pipeline"
         " FROM schedule AS s LEFT JOIN pipeline AS p ON p.id = s.pipeline_id ORDER BY s.name"
@@ -222,7 +296,7 @@ def _schedules(connection: sqlite3.Connection) -> list[dict[str, Any]]:
     return [{**dict(row), "active": bool(row["active"])} for row in rows]
 
 
-def _libraries(connection: sqlite3.Connection, versions: str) -> dict[str, str]:
+def _libraries(connection: Reader, versions: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for column in ("materializer", "data_type"):
         query = f"SELECT {column}, MAX(created) AS newest FROM {versions} GROUP BY {column} ORDER BY newest"
@@ -235,14 +309,12 @@ def _libraries(connection: sqlite3.Connection, versions: str) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def _artifact_stores(connection: sqlite3.Connection, local_stores: Path) -> dict[str, dict[str, str | None]]:
+def _artifact_stores(connection: Reader, local_stores: Path) -> dict[str, dict[str, str | None]]:
     query = "SELECT id, flavor, configuration FROM stack_component WHERE type = 'artifact_store'"
     found: dict[str, dict[str, str | None]] = {}
     for key, flavor, configuration in connection.execute(query):
-        try:
-            path = (_parsed(base64.b64decode(configuration or b"")) or {}).get("path")
-        except ValueError:
-            path = None
+        decoded = _decoded(configuration)
+        path = decoded.get("path") if isinstance(decoded, dict) else None
         if not path and flavor == "local":
             path = str(local_stores / str(dashed(key)))
         found[key] = {"store_flavor": flavor, "store_root": path}

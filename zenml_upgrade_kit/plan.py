@@ -46,6 +46,52 @@ class SmokeRun(BaseModel):
         return self.target or self.command
 
 
+class Keep(BaseModel):
+    """Which backups stay in a place, in restic's words: the last ones, the newest of so many days, weeks, months."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    last: int = Field(default=0, ge=0)
+    daily: int = Field(default=0, ge=0)
+    weekly: int = Field(default=0, ge=0)
+    monthly: int = Field(default=0, ge=0)
+
+
+class BackupChoices(BaseModel):
+    """How the store is backed up.
+
+    place: a folder or an fsspec URL (``s3://bucket/folder``); empty means inside the run. tool: ``mydumper``,
+    ``mariadb-dump`` or ``mysqldump``; empty means the best that is installed. with_artifacts: files of local artifact
+    stores, too. encrypt_to: age recipients. identity: the file with the age key that reads the backup again.
+    drill: restore into a scratch database and compare. server: where, when not beside the store: ``env:NAME`` with a
+    ``mysql://`` URL. managed: the instance behind a host name of its own, as in ``aws:eu-west-1/zenml``. snapshot:
+    have the provider take one as well. keep: what stays in the place afterwards; nothing is removed when it is empty.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    place: str = ""
+    tool: str = Field(default="", pattern="^(|mydumper|mariadb-dump|mysqldump)$")
+    with_artifacts: bool = False
+    encrypt_to: list[str] = []
+    identity: Path | None = None
+    drill: bool = False
+    server: str = Field(default="", pattern=r"^(|env:\w+)$")
+    managed: str = ""
+    snapshot: bool = False
+    keep: Keep = Keep()
+
+    @field_validator("place")
+    @classmethod
+    def _place_is_absolute(cls, value: str) -> str:
+        return value if not value or "://" in value else os.path.abspath(os.path.expanduser(value))
+
+    @field_validator("identity", mode="before")
+    @classmethod
+    def _identity_is_absolute(cls, value: Any) -> Any:
+        return Path(os.path.abspath(Path(value).expanduser())) if value else None
+
+
 class Plan(BaseModel):
     """One upgrade. Paths are absolute after validation; the store is kept as given, so that ``env:NAME`` stays a name.
 
@@ -54,7 +100,7 @@ class Plan(BaseModel):
     source: the release that wrote the store, where its stamp cannot tell; empty means the one the stamp names.
     code: directory with the user's pipelines. requirements: their requirements file.
     source_python, target_python: interpreters that have the releases installed, instead of built environments.
-    artifact_timeout: seconds that one artifact may take to load.
+    artifact_timeout: seconds that one artifact may take to load. backup: see :class:`BackupChoices`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -69,6 +115,7 @@ class Plan(BaseModel):
     out: Path = Path("runs")
     pipelines: list[SmokeRun] = []
     artifact_timeout: float = Field(default=120, gt=0)
+    backup: BackupChoices = BackupChoices()
 
     @field_validator("code", "requirements", "source_python", "target_python", "out", mode="before")
     @classmethod
@@ -86,8 +133,8 @@ class Plan(BaseModel):
     @property
     def secret_variables(self) -> list[str]:
         """Names of the environment variables whose values must never be written."""
-        store = [self.store.removeprefix("env:")] if self.store.startswith("env:") else []
-        return store + [name for smoke in self.pipelines for name in smoke.environment]
+        stores = [name.removeprefix("env:") for name in (self.store, self.backup.server) if name.startswith("env:")]
+        return stores + [name for smoke in self.pipelines for name in smoke.environment]
 
 
 def make(values: Mapping[str, Any], *, origin: str = "the plan", folder: Path | None = None) -> Plan:
@@ -146,9 +193,18 @@ def read(path: Path, overrides: Mapping[str, Any] | None = None) -> Plan:
 
 
 def _from(folder: Path, key: str, value: Any) -> Any:
-    if key not in {"store", "code", "requirements", "source_python", "target_python", "out"} or not isinstance(
-        value, str
-    ):
+    if key == "backup" and isinstance(value, dict):
+        return {name: _from(folder, name, one) for name, one in value.items()}
+    if key not in {
+        "store",
+        "code",
+        "identity",
+        "place",
+        "requirements",
+        "source_python",
+        "target_python",
+        "out",
+    } or not isinstance(value, str):
         return value
     if not value or "://" in value or value.startswith("env:"):
         return value
@@ -197,6 +253,13 @@ pipelines: []
 
 # Seconds that one artifact may take to load.
 artifact_timeout: 120
+
+# Where the backup goes and how. Left out: into the run's own folder.
+# backup:
+#   place: s3://bucket/zenml       # or a folder; needs: pip install 'zenml-upgrade-kit[aws]'
+#   drill: true                    # restore it into a scratch database, and compare
+#   encrypt_to: [age1...]          # recipients in the age format
+#   keep: {{daily: 7, weekly: 5, monthly: 12}}
 """
 
 

@@ -8,7 +8,6 @@ import sqlite3
 import time
 from collections.abc import Iterable
 from contextlib import closing
-from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
 
@@ -142,7 +141,8 @@ def collect(store: Store, target: Release) -> StoreFacts:
 
 def _stated(store: Store, source: str, stamps: Iterable[str], target: str) -> dict[str, Any]:
     """The facts that every later step starts from."""
-    described = {key: value if value is None else str(value) for key, value in asdict(store).items()}
+    config, stores = str(store.config_yaml) if store.config_yaml else None, str(store.local_stores)
+    described = {"engine": store.engine, "path": str(store.path), "config_yaml": config, "local_stores": stores}
     versions = {"source_version": source, "stamp": ", ".join(stamps), "target_version": target}
     return {"store": {**described, "url": store.url}, **versions}
 

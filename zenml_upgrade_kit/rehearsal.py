@@ -7,14 +7,13 @@ itself changed meanwhile is the decision's question (OP805).
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from zenml_upgrade_kit import environments, probing, releases
-from zenml_upgrade_kit.backup import Backup, open_backup
+from zenml_upgrade_kit import drill, environments, probing, releases
+from zenml_upgrade_kit.backup import of_run
 from zenml_upgrade_kit.findings import Finding, Severity, StepResult
 from zenml_upgrade_kit.releases import crosses
 from zenml_upgrade_kit.runs import Step
@@ -64,15 +63,14 @@ def rehearse(step: Step) -> StepResult:
     """
     start = step.run.needs("00_start").facts
     _, target = environments.of_run(step.run)
-    backup = open_backup(step.run.work / "20_backup")
+    backup = of_run(step.run)
     stamp = releases.get(target.version).stamp
-    shutil.rmtree(step.work)
-    copy = Path(shutil.copy2(backup.database, step.work / "zenml.db"))
+    copy = drill.unpack(backup, "database", step.empty_work() / "zenml.db", step.plan.backup.identity)
+    before, counted_before = _look(copy)
     variables = {"ZENML_STORE_URL": f"sqlite:///{copy}"}
     if crosses("0.43.0", stamp, "0.55.1"):  # earlier ones make no backup, and refuse a setting they do not know
         variables["ZENML_STORE_BACKUP_STRATEGY"] = "disabled"
     reply = probing.run_probe(target, "migrate", {}, folder=step.work, variables=variables, timeout=PATIENCE)
-    before, counted_before = _look(backup.database)
     after, counted_after = _look(copy)
     tables = list(_compare(before, stamp, counted_before, counted_after)) if reply["ok"] else []
     log = step.work / "migrate.log"
@@ -88,7 +86,7 @@ def rehearse(step: Step) -> StepResult:
         "log_tail": "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-60:]),
         "source_unchanged": sqlite.digest(Path(start["store"]["path"])) == start["source_sha256"],
     }
-    findings = list(_losses(tables)) if after == stamp and reply["ok"] else [_failed(reply, backup, after, stamp, log)]
+    findings = list(_losses(tables)) if after == stamp and reply["ok"] else [_failed(reply, copy, after, stamp, log)]
     return step.result(findings, facts)
 
 
@@ -98,11 +96,11 @@ def _look(database: Path) -> tuple[str, dict[str, int]]:
         return ", ".join(sqlite.stamps(connection)), sqlite.counts(connection)
 
 
-def _failed(reply: Mapping[str, Any], backup: Backup, reached: str, stamp: str, log: Path) -> Finding:
+def _failed(reply: Mapping[str, Any], copy: Path, reached: str, stamp: str, log: Path) -> Finding:
     """Why the migration stopped, and at which revision."""
     pending = releases.pending(reached, stamp)
     if pending and pending[0] == SEVERAL_WORKSPACES:
-        with closing(sqlite.connect(backup.database)) as connection:
+        with closing(sqlite.connect(copy)) as connection:
             names = [str(row[0]) for row in connection.execute("SELECT name FROM workspace ORDER BY name")]
         return Finding(
             id="DC101",

@@ -33,6 +33,11 @@ _EXPLANATIONS = {
     "GO_WITH_WARNINGS": "The upgrade works on a copy; somebody should read the warnings first.",
     "NO_GO": "Do not upgrade this store as it is.",
     "unfinished": "This run is not finished: there is no verdict.",
+    "pass": "There is a complete backup, and it was compared with the store.",
+    "warn": "There is a complete backup; somebody should read the warnings.",
+    "not_checked": "There is a complete backup; not all of it could be checked.",
+    "block": "There is no backup that can be trusted.",
+    "error": "The backup could not be made.",
 }
 
 
@@ -99,12 +104,14 @@ def _story(run: Run, results: list[StepResult]) -> dict[str, Any]:
     """A whole run for ``run.html.j2``, ``run.md.j2`` and ``junit.xml.j2``."""
     verdict, reasons = _verdict(run)
     done = {result.step: result for result in results}
-    steps = [_step(name, done.get(name)) for name in sorted({*REHEARSAL, *done})]
+    wanted = REHEARSAL if run.target_version else ()
+    steps = [_step(name, done.get(name)) for name in sorted({*wanted, *done})]
     files = [path for one in ("*.json", "results/*.json", "notebooks/*.ipynb") for path in sorted(run.folder.glob(one))]
     return {
         "title": _upgrade(run),
         "verdict": verdict,
         "explanation": _EXPLANATIONS[verdict],
+        "rehearsed": bool(run.target_version),
         "reasons": reasons,
         "started": results[0].started if results else run.folder.name.partition("-")[0],
         "seconds": sum(result.seconds for result in results),
@@ -180,7 +187,12 @@ def _word(result: StepResult | None) -> str:
 
 
 def _verdict(run: Run) -> tuple[str, list[str]]:
-    """``verdict.json`` as word and reasons; the word is ``unfinished`` while there is none."""
+    """``verdict.json`` as word and reasons; the word is ``unfinished`` while there is none.
+
+    A run that is a backup alone has its status instead.
+    """
+    if not run.target_version:
+        return next((result.status.value for result in _results(run) if result.step == "20_backup"), "unfinished"), []
     try:
         value = json.loads((run.folder / "verdict.json").read_text(encoding="utf-8"))
         reasons = list(value.get("reasons", ()))
@@ -191,6 +203,8 @@ def _verdict(run: Run) -> tuple[str, list[str]]:
 
 
 def _upgrade(run: Run) -> str:
+    if not run.target_version:
+        return f"ZenML backup {run.source_version}"
     return f"ZenML upgrade {run.source_version} → {run.target_version}"
 
 

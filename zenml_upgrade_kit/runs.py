@@ -51,9 +51,13 @@ class Run:
 
     @classmethod
     def create(cls, plan: Plan, source_version: str, target_version: str, config_yaml: Path | None = None) -> Run:
-        """A new folder ``<out>/<time>-<from>-to-<to>``; an existing one is never used again."""
+        """A new folder ``<out>/<time>-<from>-to-<to>``; an existing one is never used again.
+
+        Without a target the run is a backup alone: ``<out>/<time>-backup-<from>``.
+        """
         stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
-        name = f"{stamp}-{source_version}-to-{target_version}"
+        name = f"{source_version}-to-{target_version}" if target_version else f"backup-{source_version}"
+        name = f"{stamp}-{name}"
         try:
             plan.out.mkdir(parents=True, exist_ok=True)
             for attempt in itertools.count(1):
@@ -99,8 +103,8 @@ class Run:
 
     @classmethod
     def newest(cls, out: Path) -> Run:
-        """The run that was started last under a folder of runs."""
-        folders = sorted(path.parent for path in out.glob("*/plan.json"))
+        """The upgrade that was started last under a folder of runs."""
+        folders = sorted(path.parent for path in out.glob("*/plan.json") if "-to-" in path.parent.name)
         if not folders:
             raise RunUnusable(
                 f"there is no run under {out}",

@@ -211,14 +211,108 @@ def environments(result: StepResult) -> Shown:
 
 
 def backup(result: StepResult) -> Shown:
-    """What was copied where, and how the copy was proven to be whole."""
+    """What was copied where, how it was proven, how long going back takes, and what is not inside."""
     manifest = result.facts.get("manifest") or {}
-    names = {"folder": "Folder", "stamp": "Release stamp", "started": "Begun", "finished": "Finished"}
     verified = result.facts.get("verified") or {}
-    shown = pairs({**result.facts, **manifest, **verified}, names | words.names(verified), "The backup")
-    files = [manifest[key] for key in ("database", "config_yaml") if manifest.get(key)]
-    shown += table(files, {"file": "File", "bytes": "Size", "sha256": "SHA-256", "restore_to": "Goes back to"}, "Files")
-    return shown + listing("Not part of this backup", result.facts.get("not_included") or [])
+    secrets = manifest.get("secrets") or {}
+    readable = secrets.get("readable") or 0
+    facts = {
+        **manifest,
+        "where": result.facts.get("where"),
+        "hashed": words.when(verified["hashed"]) if verified.get("hashed") else None,
+        "drill": f"into {verified['restored_into']}, {words.when(verified['restored'])}"
+        if verified.get("restored")
+        else "not done: restoring was not tried"
+        if manifest
+        else None,
+        "seconds": verified.get("restore_seconds"),
+        "held": words.count(readable, "secret") + " that anyone with this backup can read" if readable else None,
+        "encrypted": words.count(secrets["encrypted"], "secret") if secrets.get("encrypted") else None,
+        "flavour": " ".join(str((manifest.get("server") or {}).get(key, "")) for key in ("flavour", "version")),
+        "charset": ", ".join(str((manifest.get("server") or {}).get(key, "")) for key in ("charset", "collation")),
+    }
+    names = {
+        "where": "Backup",
+        "source": "Of",
+        "flavour": "Server",
+        "charset": "Character set",
+        "stamp": "Release stamp",
+    }
+    names |= {"tool": "Made with", "started": "Begun", "finished": "Finished", "compared": "Compared"}
+    names |= {"hashed": "Files hashed again", "drill": "Restored to try it", "seconds": "Restoring took"}
+    names |= {"encrypted_to": "Encrypted to", "held": "Readable secrets", "encrypted": "Encrypted secrets"}
+    shown = pairs({name: value for name, value in facts.items() if value not in ("", ", ", " ")}, names, "The backup")
+    shown += listing("Not part of this backup", manifest.get("not_included") or [])
+    hosted = result.facts.get("managed") or {}
+    names = {
+        "provider": "Provider",
+        "instance": "Instance",
+        "automated": "Automated backups",
+        "retention_days": "Days kept",
+    }
+    names |= {"latest_restorable": "Restorable up to", "newest_snapshot": "Newest snapshot", "console": "Look at"}
+    shown += pairs(hosted, names, "What the provider keeps") if hosted else Shown("", "")
+    tables = [{"table": name, **about} for name, about in (manifest.get("tables") or {}).items()]
+    tables.sort(key=lambda row: (-(row.get("bytes") or row["rows"] or 0), row["table"]))
+    sized = "bytes" if any(row.get("bytes") for row in tables) else "rows"
+    shown += bars([(row["table"], row.get(sized) or 0) for row in tables[:10]], f"Largest tables by {sized}", sized)
+    columns = {"table": "Table", "rows": "Rows", **({"bytes": "Size"} if sized == "bytes" else {})}
+    shown += _folded_table(
+        tables, {**columns, "fingerprint": "Fingerprint"}, "table", after=" with rows and fingerprints"
+    )
+    files = {
+        "name": "File",
+        "bytes": "Size",
+        "original_bytes": "Unpacked",
+        "sha256": "SHA-256",
+        "restore_to": "Goes back to",
+    }
+    shown += _folded_table(manifest.get("files") or [], files, "file", after=" in the backup")
+    return shown + listing("Removed", result.facts.get("removed") or [])
+
+
+def backup_row(one: Any) -> dict[str, Any]:
+    """One backup in a list of them."""
+    verified = one.verified
+    checked = "restored" if verified["restored"] else "hashed" if verified["hashed"] else "no"
+    return {
+        "name": one.name,
+        "age": words.duration(one.age.total_seconds()),
+        "bytes": sum(file["bytes"] for file in one.files()),
+        "source_version": one.manifest["source_version"] or one.manifest["stamp"],
+        "source": one.manifest["source"],
+        "verified": verified["problem"] or checked,
+        "seconds": verified["restore_seconds"],
+    }
+
+
+def backups(rows: Sequence[Mapping[str, Any]], caption: str) -> Shown:
+    """A list of backups, newest first."""
+    columns = {"name": "Backup", "age": "Age", "bytes": "Size", "source_version": "ZenML", "source": "Of"}
+    return table(rows, {**columns, "verified": "Verified", "seconds": "Restored in"}, caption)
+
+
+def bars(values: Sequence[tuple[str, float]], caption: str, fact: str) -> Shown:
+    """A bar for each value, longest first, as a picture that needs no script; the text twin has the numbers.
+
+    fact: what the values are, for their units, such as ``bytes``.
+    """
+    most = max([value for _, value in values], default=0)
+    if not most:
+        return Shown("", "")
+    told = [(words.plain(name), words.told(value, fact), value / most) for name, value in values]
+    said = f"{caption}: " + ", ".join(f"{name} {number}" for name, number, _ in told)
+    drawn = [
+        f'<text x="190" y="{y + 14}" text-anchor="end">{escape(name[:28])}</text>'
+        f'<rect x="200" y="{y + 2}" width="{max(1, share * 330):.0f}" height="15" fill="{words.COLOURS["info"]}"/>'
+        f'<text x="{206 + share * 330:.0f}" y="{y + 14}">{escape(number)}</text>'
+        for y, (name, number, share) in zip(range(0, 22 * len(told), 22), told, strict=True)
+    ]
+    title = f'<figcaption style="font-weight:600;font-size:90%">{escape(caption)}</figcaption>'
+    look = 'style="max-width:620px;width:100%" font-size="12" fill="currentColor" font-family="inherit"'
+    svg = f'<svg role="img" aria-label="{escape(said)}" viewBox="0 0 620 {22 * len(told)}" {look}>'
+    html = f'<figure style="margin:.8em 0">{title}{svg}{"".join(drawn)}</svg></figure>'
+    return Shown(html, said)
 
 
 def migration(result: StepResult) -> Shown:

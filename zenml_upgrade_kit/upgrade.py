@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from zenml_upgrade_kit import environments, probing
-from zenml_upgrade_kit.backup import Backup, open_backup
-from zenml_upgrade_kit.errors import EnvironmentFailed, KitError, ProbeFailed, RunUnusable, StoreUnreadable
+from zenml_upgrade_kit import drill, environments, probing, restore
+from zenml_upgrade_kit.archive import Backup
+from zenml_upgrade_kit.backup import of_run
+from zenml_upgrade_kit.errors import EnvironmentFailed, ProbeFailed, RestoreRefused, RunUnusable, StoreUnreadable
 from zenml_upgrade_kit.findings import Finding, Severity, StepResult
 from zenml_upgrade_kit.probing import Environment
 from zenml_upgrade_kit.runs import Step
@@ -32,24 +31,32 @@ def roll_back(step: Step, *, apply: bool) -> StepResult:
     replaced one after the other, each in one rename; after a kill, running it again finishes the rest.
     Raises :class:`BackupUnusable` for a backup that does not verify and :class:`StoreUnreadable` for a store in use.
     """
-    backup = open_backup(step.run.work / "20_backup")
-    database = Path(backup.manifest["database"]["restore_to"])
-    pending = _pending(backup)
+    step.empty_work()
+    backup = of_run(step.run)
+    if backup.manifest["engine"] != "sqlite":
+        raise RestoreRefused(
+            "a run can only be rolled back to a SQLite backup yet",
+            expected="a backup of a SQLite store",
+            found=f"a backup of {backup.manifest['source']}",
+            remedy=f"zenml-upgrade restore {backup.where} --into env:NAME --replace",
+        )
+    files = _unpack(backup, step)
+    database, pending = files[0][1], _pending(files)
     findings = list(_lost_runs(database, backup.manifest["started"]))
     facts: dict[str, Any] = {
-        "backup": f"{backup.folder}, stamp {backup.manifest['stamp']}, finished {backup.manifest['finished']}",
+        "backup": f"{backup.where}, stamp {backup.manifest['stamp']}, finished {backup.manifest['finished']}",
         "applied": apply,
         "actions": [f"replace {live} by {copy}" for copy, live in pending] or ["nothing: the backup is in place"],
     }
     if not apply:
         return step.result(findings, facts)
-    _fold_in(database)
-    facts["kept"] = [str(kept) for kept in _replace(pending)]
-    findings += verify(backup)
+    restore.fold_in(database)
+    facts["kept"] = [str(kept) for kept in restore.put(pending)]
+    findings += verify(files)
     not_checked = []
     if not any(finding.severity is Severity.BLOCK for finding in findings):
         try:
-            facts["proof"] = _open_with(_old_release(step), step, backup)
+            facts["proof"] = _open_with(_old_release(step), step, files)
             findings += [_old_release_fails(database, why) for why in _unexpected(facts["proof"], backup.manifest)]
         except EnvironmentFailed as error:
             not_checked.append(f"that ZenML {step.run.source_version} opens the restored store: {error.problem}")
@@ -58,92 +65,29 @@ def roll_back(step: Step, *, apply: bool) -> StepResult:
     return step.result(findings, facts, not_checked)
 
 
-def verify(backup: Backup) -> list[Finding]:
+def verify(files: list[tuple[Path, Path]]) -> list[Finding]:
     """A finding for every restored file whose bytes are not those of the backup."""
     why = "is not what the backup holds: somebody wrote to it, or the disk is failing."
     remedy = "Stop everything that uses the store, then run the rollback again."
     return [
         Finding(id="RB901", severity=Severity.BLOCK, subject=str(live), message=f"{live} {why}", remedy=remedy)
-        for _, live in _pending(backup)
+        for _, live in _pending(files)
     ]
 
 
-def _pending(backup: Backup) -> list[tuple[Path, Path]]:
-    """(file in the backup, where it belongs) of what is not in place with these bytes; the database first."""
-    pairs = [(backup.database, Path(os.path.realpath(backup.manifest["database"]["restore_to"])))]
-    if backup.config_yaml:
-        pairs.append((backup.config_yaml, Path(os.path.realpath(backup.manifest["config_yaml"]["restore_to"]))))
-    return [(copy, live) for copy, live in pairs if not live.is_file() or sqlite.digest(copy) != sqlite.digest(live)]
+def _unpack(backup: Backup, step: Step) -> list[tuple[Path, Path]]:
+    """(file as it was, where it belongs), the database first."""
+    found = []
+    for role, name in (("database", "zenml.db"), ("config_yaml", "config.yaml")):
+        for file in backup.files(role):
+            copy = drill.unpack(backup, role, step.work / name, step.plan.backup.identity)
+            found.append((copy, Path(os.path.realpath(file["restore_to"]))))
+    return found
 
 
-def _fold_in(database: Path) -> None:
-    """Raises :class:`StoreUnreadable` when a program holds the database; folds a write-ahead log in otherwise.
-
-    The only place where a live database is opened for writing: a log that stayed behind would be replayed onto the
-    restored file. What does not start like a database is not opened (SQLite would delete its log); it is replaced.
-    """
-    if not database.is_file() or sqlite.journal_mode(database) == "":
-        return
-    try:
-        uri = f"{database.as_uri()}?mode=rw"
-        with closing(sqlite3.connect(uri, uri=True, timeout=2, isolation_level=None)) as live:
-            live.execute("PRAGMA locking_mode = EXCLUSIVE")
-            live.execute("BEGIN EXCLUSIVE")
-            live.execute("ROLLBACK")
-            live.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    except sqlite3.Error as error:
-        if "locked" in str(error):
-            raise StoreUnreadable(
-                f"the store {database} is in use; nothing was changed",
-                expected="a database that no program holds",
-                found=str(error),
-                remedy="stop ZenML servers, pipelines and notebooks that use it, then try again",
-            ) from None
-
-
-def _replace(pending: list[tuple[Path, Path]]) -> list[Path]:
-    """Put copies in place; returns where the replaced files are kept. All copies are written before any is replaced."""
-    time = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
-    kept: list[Path] = []
-    parts = {live: live.with_name(f".{live.name}.rollback.part") for _, live in pending}
-    try:
-        for copy, live in pending:
-            live.parent.mkdir(parents=True, exist_ok=True)
-            _copy(copy, parts[live], like=live)
-        for _, live in pending:
-            replaced = live.with_name(f"{live.name}.before-rollback-{time}")
-            if live.exists():
-                kept.append(Path(shutil.copy2(live, replaced)))
-            for suffix in sqlite.SIDE_FILES:
-                stale = sqlite.beside(live, suffix)
-                if stale.exists():
-                    kept.append(stale.replace(sqlite.beside(replaced, suffix)))
-            parts[live].replace(live)
-    except OSError as error:
-        raise KitError(
-            "the rollback could not be finished",
-            expected=f"to write beside {error.filename or pending[0][1]}",
-            found=error.strerror or str(error),
-            remedy="correct that and run the rollback again: it goes on where it stopped; replaced files are kept",
-        ) from None
-    finally:
-        for part in parts.values():
-            part.unlink(missing_ok=True)
-    return kept
-
-
-def _copy(source: Path, target: Path, *, like: Path) -> None:
-    """A flushed copy with the permissions and, where allowed, the owner of the file that it will replace."""
-    target.unlink(missing_ok=True)
-    target.touch(mode=0o600)
-    with source.open("rb") as old, target.open("wb") as new:
-        shutil.copyfileobj(old, new, 1 << 20)
-        new.flush()
-        os.fsync(new.fileno())
-    if like.exists():
-        shutil.copymode(like, target)
-        with suppress(OSError, AttributeError):  # only the superuser may give files away; Windows has no owners
-            os.chown(target, like.stat().st_uid, like.stat().st_gid)
+def _pending(files: list[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
+    """What is not in place with these bytes."""
+    return [(copy, live) for copy, live in files if not live.is_file() or sqlite.digest(copy) != sqlite.digest(live)]
 
 
 def _old_release(step: Step) -> Environment:
@@ -156,15 +100,14 @@ def _old_release(step: Step) -> Environment:
     return environments.ensure(step.run.source_version, interpreter=plan.source_python, requirements=plan.requirements)
 
 
-def _open_with(environment: Environment, step: Step, backup: Backup) -> dict[str, Any]:
+def _open_with(environment: Environment, step: Step, files: list[tuple[Path, Path]]) -> dict[str, Any]:
     """What the old release lists in a copy of the restored store: opening the store itself would write to it."""
     folder = step.work / "proof"
-    shutil.rmtree(folder, ignore_errors=True)
     (folder / "config").mkdir(parents=True)
     copy = folder / "zenml.db"
-    sqlite.online_backup(Path(backup.manifest["database"]["restore_to"]), copy)
-    if backup.config_yaml:
-        config = yaml.safe_load(Path(backup.manifest["config_yaml"]["restore_to"]).read_text(encoding="utf-8"))
+    sqlite.online_backup(files[0][1], copy)
+    for _, live in files[1:]:
+        config = yaml.safe_load(live.read_text(encoding="utf-8"))
         if isinstance(config, dict) and isinstance(config.get("store"), dict):
             # A copied config.yaml still names the original (CO509).
             config["store"] = {**config["store"], "url": f"sqlite:///{copy}", "database": str(copy)}

@@ -92,7 +92,7 @@ def plain(value: Any) -> str:
     return _UNREADABLE.sub("", str(value).replace("\r\n", "\n").replace("\r", "\n"))
 
 
-_FORMATS = {"seconds": duration, "bytes": size, "database_bytes": size}
+_FORMATS = {"seconds": duration, "bytes": size, "database_bytes": size, "original_bytes": size}
 _FORMATS |= {"started": when, "finished": when, "last_run": when}
 
 

@@ -3,40 +3,68 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 import platformdirs
 import yaml
 
 from zenml_upgrade_kit.errors import BadPlan, KitError, StoreUnreadable
+from zenml_upgrade_kit.stores import mysql, sqlite
+from zenml_upgrade_kit.stores.mysql import Server
+from zenml_upgrade_kit.stores.sqlite import quoted as quoted
 
-FORMS = "sqlite:////abs/path/zenml.db, the path of a .db file, a ZenML config directory, or env:NAME"
+FORMS = (
+    "sqlite:////abs/path/zenml.db, mysql://user:password@host/database, a .db file, a ZenML config directory, env:NAME"
+)
 OTHERWISE = f"give one of: {FORMS}"
 DEFAULT = Path("default_zen_store", "zenml.db")
 """Where ZenML keeps its own database, under the local stores folder."""
+Reader: TypeAlias = "sqlite3.Connection | mysql.Connection"
+"""An open connection to either engine; SQL with double-quoted identifiers and no parameters works on both."""
+NETWORKED = ("mysql", "mariadb")
+SECTION = ("username", "password", "database", "ssl", "ssl_ca", "ssl_cert", "ssl_key", "ssl_verify_server_cert")
+"""Keys of the store section of config.yaml, and with ``ZENML_STORE_`` of the environment, that reach a server."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Store:
-    """One metadata database and what belongs to it.
+    """One metadata database and what belongs to it: a SQLite ``file``, absolute, or a database on a ``server``.
 
-    engine: ``sqlite``. path: the database file, absolute. config_yaml: the ZenML configuration that names this very
-    database, if known. local_stores: holds ``<component uuid>/`` of local artifact stores that were given no path.
+    config_yaml: the ZenML configuration that names this very database, if known. local_stores: holds
+    ``<component uuid>/`` of local artifact stores that were given no path.
     """
 
-    engine: str
-    path: Path
+    file: Path | None = None
+    server: Server | None = None
     config_yaml: Path | None
     local_stores: Path
 
     @property
+    def engine(self) -> str:
+        """``sqlite`` or ``mysql``, which MariaDB is too."""
+        return "sqlite" if self.file else "mysql"
+
+    @property
+    def path(self) -> Path:
+        """The file of a SQLite store; raises :class:`BadPlan` for a server's database."""
+        if self.file:
+            return self.file
+        raise BadPlan(
+            "MySQL and MariaDB stores can be backed up, verified and restored, but not rehearsed yet",
+            expected="a SQLite store",
+            found=self.url,
+            remedy="make backups of it with zenml-upgrade backup; rehearse with a SQLite store",
+        )
+
+    @property
     def url(self) -> str:
-        """As ZenML writes it: ``sqlite:////abs/path/zenml.db``."""
-        return f"sqlite:///{self.path}"
+        """As ZenML writes it, without a password: ``sqlite:////abs/path/zenml.db`` or ``mysql://user@host:3306/db``."""
+        return self.server.name if self.server else f"sqlite:///{self.file}"
 
 
 def locate(given: str) -> Store:
@@ -58,14 +86,38 @@ def locate(given: str) -> Store:
                 remedy=f"export {name}=sqlite:////abs/path/zenml.db",
             )
         return locate(value)
+    if urlsplit(given).scheme.split("+")[0].lower() in NETWORKED:
+        return Store(server=mysql.parse(given), config_yaml=None, local_stores=Path())
     path = _file(given) if "://" in given else Path(os.path.abspath(os.path.expanduser(given)))
     if path.is_dir():
-        config, stores = path / "config.yaml", path / "local_stores"
-        path = _database(config, stores)
-        return _checked(path, config, _stores_of(path, stores), f"correct store.url in {config}")
+        return _of_config(path / "config.yaml", path / "local_stores")
     config = path.parent.parent.parent / "config.yaml"  # its usual place; it may be that of another database
-    stores = _stores_of(path, path.parent)
-    return _checked(path, _naming(path, config, config.parent / "local_stores"), stores, OTHERWISE)
+    return _checked(path, _naming(path, config, config.parent / "local_stores"), _stores_of(path, path.parent))
+
+
+def tables(connection: Reader) -> dict[str, list[str]]:
+    """Columns of every table, in stored order."""
+    return mysql.tables(connection) if isinstance(connection, mysql.Connection) else sqlite.tables(connection)
+
+
+def stamps(connection: Reader) -> list[str]:
+    """The revisions in ``alembic_version``: one in a healthy store, none when the table is missing or empty."""
+    return mysql.stamps(connection) if isinstance(connection, mysql.Connection) else sqlite.stamps(connection)
+
+
+def destination(given: str) -> Path | Server:
+    """Where a restored database goes: as :func:`locate`, but the file or the schema need not be there."""
+    if given.startswith("env:") and os.environ.get(given.removeprefix("env:"), "").partition(":")[0] != "env":
+        given = os.environ.get(given.removeprefix("env:"), "")
+    if urlsplit(given).scheme.split("+")[0].lower() in NETWORKED:
+        return mysql.parse(given)
+    if not given:
+        raise BadPlan("there is nothing to restore into", expected=FORMS, found="nothing", remedy="name it with --into")
+    path = _file(given) if "://" in given else Path(os.path.abspath(os.path.expanduser(given)))
+    if not path.is_dir():
+        return path
+    config, stores = path / "config.yaml", path / "local_stores"
+    return _database(config, stores) if config.is_file() else stores / DEFAULT
 
 
 def _own() -> Store:
@@ -74,14 +126,29 @@ def _own() -> Store:
     folder = Path(os.environ.get("ZENML_CONFIG_PATH") or usual)
     stores = Path(os.path.abspath(os.environ.get("ZENML_LOCAL_STORES_PATH") or folder / "local_stores"))
     config, url = folder / "config.yaml", os.environ.get("ZENML_STORE_URL")
-    path = _file(url) if url else _database(config, stores) if config.is_file() else stores / DEFAULT
+    if url and urlsplit(url).scheme in NETWORKED:
+        section = {key: os.environ.get(f"ZENML_STORE_{key.upper()}") for key in SECTION}
+        server = mysql.parse(url, {key: value for key, value in section.items() if value})
+        return Store(server=server, config_yaml=config if config.is_file() else None, local_stores=stores)
+    if config.is_file() and not url:
+        return _of_config(config, stores)
+    path = _file(url) if url else stores / DEFAULT
     return _checked(path, _naming(path, config, stores), stores, f"name the store with --store: {FORMS}")
+
+
+def _of_config(config: Path, stores: Path) -> Store:
+    """The store that a config.yaml names."""
+    named = _database(config, stores)
+    if isinstance(named, mysql.Server):
+        return Store(server=named, config_yaml=config, local_stores=stores)
+    return _checked(named, config, _stores_of(named, stores), f"correct store.url in {config}")
 
 
 def _naming(path: Path, config: Path, stores: Path) -> Path | None:
     """The config.yaml, when there is one and it names this very database."""
     with suppress(KitError):
-        if os.path.realpath(_database(config, stores)) == os.path.realpath(path):
+        named = _database(config, stores)
+        if isinstance(named, Path) and os.path.realpath(named) == os.path.realpath(path):
             return config
     return None
 
@@ -90,8 +157,8 @@ def _stores_of(path: Path, otherwise: Path) -> Path:
     return path.parent.parent if path.parent.name == DEFAULT.parent.name else otherwise
 
 
-def _database(config: Path, stores: Path) -> Path:
-    """The SQLite file that a config.yaml names; without a store section it is ZenML's default one."""
+def _database(config: Path, stores: Path) -> Path | Server:
+    """The database that a config.yaml names; without a store section it is ZenML's default file."""
     expected, found = "readable YAML, key: value lines", "an empty or different document"
     try:
         value: Any = yaml.safe_load(config.read_text(encoding="utf-8"))
@@ -100,7 +167,8 @@ def _database(config: Path, stores: Path) -> Path:
             if section is None:
                 return Path(os.path.abspath(stores / DEFAULT))
             if isinstance(section, dict) and isinstance(section.get("url"), str):
-                return _file(section["url"])
+                url = section["url"]
+                return mysql.parse(url, section) if urlsplit(url).scheme in NETWORKED else _file(url)
             expected, found = "store.url", "a store section without it"
     except FileNotFoundError:
         expected, found = "a ZenML config directory, with a config.yaml", "no config.yaml in it"
@@ -117,20 +185,17 @@ def _file(url: str) -> Path:
     path = unquote(url.removeprefix("sqlite:///").split("?")[0])
     if url.startswith("sqlite:///") and os.path.isabs(path):
         return Path(os.path.abspath(path))
-    problem, expected = "the store's URL cannot be used", "sqlite:////abs/path/zenml.db (four slashes)"
+    problem, expected = "the store's URL cannot be used", "sqlite:////abs/path/zenml.db (four slashes), or mysql://"
     remedy = OTHERWISE
-    if scheme in {"mysql", "mariadb"}:
-        problem, expected = "MySQL and MariaDB stores are not supported yet", "a SQLite store"
-        remedy = "wait for a release of the kit that rehearses MySQL, or rehearse with a SQLite store"
     if scheme in {"http", "https"}:
         problem, expected = "the store is a ZenML server", "the address of the server's database"
         remedy = "run the kit where the server's database can be reached and name that database with --store"
     raise BadPlan(problem, expected=expected, found=f"a {scheme or 'strange'}: URL", remedy=remedy)
 
 
-def _checked(path: Path, config: Path | None, stores: Path, remedy: str) -> Store:
+def _checked(path: Path, config: Path | None, stores: Path, remedy: str = OTHERWISE) -> Store:
     if path.is_file() and os.access(path, os.R_OK):
-        return Store(engine="sqlite", path=path, config_yaml=config, local_stores=stores)
+        return Store(file=path, config_yaml=config, local_stores=stores)
     found = "no such file" if not path.exists() else "no file" if not path.is_file() else "no read permission"
     remedy = "run the kit as a user who may read it" if path.is_file() else remedy
     raise StoreUnreadable(

@@ -175,6 +175,12 @@ def _fingerprint(connection: sqlite3.Connection, table: str, columns: list[str])
     return hashlib.sha256(f"{columns} {found}".encode()).hexdigest()[:32]
 
 
+def contents(connection: sqlite3.Connection) -> dict[str, dict[str, Any]]:
+    """What a manifest says of every table: ``rows`` and ``fingerprint``."""
+    rows, prints = counts(connection), fingerprints(connection)
+    return {name: {"rows": rows[name], "fingerprint": prints[name]} for name in rows}
+
+
 def digest(path: Path) -> str:
     """SHA-256 of the database's bytes, and of its ``-wal`` when that is not empty."""
     sha = hashlib.sha256()

@@ -1,0 +1,174 @@
+"""Restores a backup where it disturbs nobody, and compares every table with the manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zenml_upgrade_kit.archive import Backup
+from zenml_upgrade_kit.errors import BackupUnusable, KitError
+from zenml_upgrade_kit.findings import now
+from zenml_upgrade_kit.places import room
+from zenml_upgrade_kit.stores import dumping, mysql, private, scratch, sqlite
+from zenml_upgrade_kit.stores.mysql import Server
+
+BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drill:
+    """How restoring a backup went.
+
+    into: where, in words. seconds: loading and comparing, which is what going back takes; None when nothing was
+    loaded. problems: sentences, none when everything was restored as it was. not_checked: why no drill was possible.
+    """
+
+    into: str
+    seconds: float | None = None
+    problems: tuple[str, ...] = ()
+    not_checked: str = ""
+
+
+def drill(backup: Backup, *, server: Server | None = None, identity: Path | None = None) -> Drill:
+    """Restore a backup into a scratch database, compare, remove it; the outcome is recorded beside the manifest.
+
+    SQLite: a temporary file. MySQL and MariaDB: a scratch schema on ``server`` where its grants allow one, else in a
+    private MariaDB. What cannot be tried at all is not checked, with the reason.
+    """
+    started = time.monotonic()
+    try:
+        with _somewhere(backup, server, identity) as (into, problems):
+            done = Drill(into=into, seconds=time.monotonic() - started, problems=tuple(problems))
+    except BackupUnusable as error:
+        done = Drill(into="nowhere", problems=(f"{error.problem}: {error.found}",))
+    except KitError as error:
+        return Drill(into="nowhere", not_checked=f"{error.problem}: {error.found}")
+    told = {"restored": now(), "restore_seconds": round(done.seconds or 0, 3), "restored_into": done.into}
+    backup.record(**told, problem="; ".join(done.problems))
+    return done
+
+
+@contextmanager
+def _somewhere(backup: Backup, server: Server | None, identity: Path | None) -> Iterator[tuple[str, list[str]]]:
+    if backup.manifest["engine"] == "sqlite":
+        with unpacked(backup, identity) as copy:
+            yield "a temporary file", differences(backup, copy)
+        return
+    why_not = scratch.why_not(server, backup.manifest["server"]) if server else ""
+    with nullcontext(server) if server and not why_not else private.server() as chosen:
+        into = "a scratch schema beside the store" if chosen is server else "a private MariaDB"
+        with beside(backup, chosen, identity, purpose="drill") as (fresh, problems):
+            with closing(mysql.connect(fresh)) as connection:
+                facts = mysql.facts(connection)
+            yield f"{into}, {facts['flavour']} {facts['version']}", problems
+
+
+@contextmanager
+def unpacked(backup: Backup, identity: Path | None = None, folder: Path | None = None) -> Iterator[Path]:
+    """The database file of a SQLite backup, in a temporary folder."""
+    with tempfile.TemporaryDirectory(prefix="zuk-", dir=folder) as own:
+        yield unpack(backup, "database", Path(own, "zenml.db"), identity)
+
+
+def unpack(backup: Backup, role: str, target: Path, identity: Path | None = None) -> Path:
+    """Write the one file of a role, as it was, to a new file that only this user may read.
+
+    Raises :class:`BackupUnusable` when the backup has no such file, or it is not what the manifest says.
+    """
+    files = backup.files(role)
+    if not files:
+        raise BackupUnusable(
+            f"the backup {backup.where} has no {role.replace('_', '.')}",
+            expected=f"a backup with {role.replace('_', '.')}",
+            found=", ".join(sorted({file["role"] for file in backup.manifest["files"]})),
+            remedy="use another backup, or go on without it",
+        )
+    room(target.parent, files[0]["original_bytes"])
+    target.touch(mode=0o600, exist_ok=False)
+    with backup.open(files[0], identity) as source, target.open("wb") as file:
+        while block := source.read(BLOCK):
+            file.write(block)
+    return target
+
+
+def differences(backup: Backup, database: Path) -> list[str]:
+    """Where a SQLite file differs from what the manifest says of it, in sentences."""
+    try:
+        with closing(sqlite.connect(database)) as connection:
+            return [*sqlite.damage(connection), *_different(backup.manifest, sqlite.contents(connection))]
+    except (sqlite3.Error, KitError) as error:
+        return [str(getattr(error, "found", error))]
+
+
+@contextmanager
+def beside(
+    backup: Backup, server: Server, identity: Path | None, *, purpose: str
+) -> Iterator[tuple[Server, list[str]]]:
+    """A scratch schema on a server with the backup in it, and where it differs from the manifest; gone afterwards."""
+    manifest = backup.manifest
+    with closing(mysql.connect(server)) as connection:
+        reasons = dumping.loadable(manifest["server"], mysql.facts(connection))
+    if reasons:
+        raise BackupUnusable(
+            f"the backup {backup.where} cannot be loaded into {server.name}",
+            expected=f"a server like the one it came from, {manifest['server']['flavour']}"
+            f" {manifest['server']['version']}",
+            found="; ".join(reasons),
+            remedy="choose a server of that flavour and version, or newer; nothing was changed",
+        )
+    with (
+        scratch.scratch(server, manifest["server"], purpose) as fresh,
+        tempfile.TemporaryDirectory(prefix="zuk-") as staging,
+    ):
+        if manifest["dump_format"] == "mydumper":
+            room(Path(staging), sum(file["original_bytes"] for file in backup.files("database")))
+        files = ((file["name"], backup.open(file, identity)) for file in backup.files("database"))
+        dumping.load(fresh, format=manifest["dump_format"], files=files, staging=Path(staging))
+        yield fresh, server_differences(backup, fresh)
+
+
+def server_differences(backup: Backup, server: Server) -> list[str]:
+    """Where a schema differs from the manifest: rows, contents, and on the same kind of server the definitions."""
+    connections = [mysql.connect(server) for _ in range(2)]
+    try:
+        contents, facts = mysql.contents(connections), mysql.facts(connections[0])
+        definitions = mysql.definitions(connections[0])
+    finally:
+        for connection in connections:
+            connection.close()
+    wanted = backup.manifest["server"]
+    problems = _different(backup.manifest, contents)
+    if (wanted["flavour"], wanted["version"].split(".")[:2]) == (facts["flavour"], facts["version"].split(".")[:2]):
+        known = backup.manifest["definitions"]
+        problems += [
+            f"the definition of table {name} differs"
+            for name in sorted(known.keys() & definitions.keys())
+            if known[name] != definition_digest(definitions[name])
+        ]
+    return problems
+
+
+def definition_digest(text: str) -> str:
+    """What a manifest keeps of a table's definition."""
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _different(manifest: Mapping[str, Any], contents: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Tables that are missing, too many, or other than the manifest says."""
+    problems = []
+    for name in sorted(manifest["tables"].keys() | contents.keys()):
+        wanted, found = manifest["tables"].get(name), contents.get(name)
+        if not wanted or not found:
+            problems.append(f"table {name} is {'missing' if wanted else 'not of this backup'}")
+        elif wanted["rows"] is not None and wanted["rows"] != found["rows"]:
+            problems.append(f"table {name} has {found['rows']} rows, not {wanted['rows']}")
+        elif wanted["fingerprint"] is not None and wanted["fingerprint"] != found["fingerprint"]:
+            problems.append(f"table {name} has other contents")
+    return problems
