@@ -109,6 +109,12 @@ def remove(server: Server, name: str) -> None:
     _drop(server, name)
 
 
+def tables_in(server: Server) -> int:
+    """How many tables the database holds: 0 also when it is not there."""
+    with closing(_connect(server)) as connection:
+        return len(_tables(connection, server.database))
+
+
 def in_use(server: Server) -> list[str]:
     """Other sessions in the database, in words; :data:`UNSEEN` is among them when there may be more."""
     with closing(_connect(server)) as connection:
@@ -124,10 +130,11 @@ def in_use(server: Server) -> list[str]:
 def switch(server: Server, fresh: Server) -> str:
     """Put the tables of a schema in the place of those of ``server.database``; the name of the schema that keeps these.
 
-    All tables move in one statement, with their foreign keys, or none does: also when this process is killed, and from
-    MariaDB 10.6.1 (MDEV-23842) and MySQL 8.0 (WL#9536) on when the server crashes. What is kept is never removed by the
-    kit, and can be switched to; "" when there was nothing to keep. Raises :class:`RestoreRefused` when nothing was
-    changed; after any other error the answer was lost, and the tables of ``fresh`` are where they were or in place.
+    The database gets the charset and collation of ``fresh``, and is made when it is not there. All tables move in one
+    statement, with their foreign keys, or none does: also when this process is killed, and from MariaDB 10.6.1
+    (MDEV-23842) and MySQL 8.0 (WL#9536) on when the server crashes. What is kept is never removed by the kit and can be
+    switched to; "" when there was nothing. Raises :class:`RestoreRefused` when nothing was changed; after any other
+    error the answer was lost, and the tables of ``fresh`` are where they were or in place.
     """
     target, source = server.database, fresh.database
     with closing(_connect(server)) as connection:
@@ -138,21 +145,24 @@ def switch(server: Server, fresh: Server) -> str:
         kept = _name(f"kept_{datetime.now(timezone.utc):%Y%m%dt%H%M%S}") if old else ""
         moves = [(target, kept, table) for table in old] + [(source, target, table) for table in new]
         steps = [f"{quoted(a)}.{quoted(table)} TO {quoted(b)}.{quoted(table)}" for a, b, table in moves]
+        if not was:
+            connection.execute(f"CREATE DATABASE {quoted(target)} {wanted}")
         try:
             if kept:
                 _create(connection, kept, was)
             connection.execute(f"SET SESSION lock_wait_timeout = {PATIENCE}")
             connection.execute(f"RENAME TABLE {', '.join(steps)}")
         except KitError as error:
-            if _tables(connection, source) != new or _tables(connection, kept):  # a session that answers has ended it
+            # a session that answers has ended its statement; without an answer what is kept may yet be on its way
+            if [_tables(connection, name) for name in (target, source)] != [old, new]:
                 raise
             if kept:
-                with suppress(KitError):  # it was never made
+                with suppress(KitError):  # it may not have been made
                     _drop(server, kept)
             found = [error.found, *in_use(server)]
             remedy = "stop what is connected, such as a ZenML server, or grant what is missing, and try again"
             raise _refused(server, "tables that nobody holds", found, remedy) from None
-        if was != wanted:  # it takes the grant that moving the tables has just taken
+        if was not in ("", wanted):  # it takes the grant that moving the tables has just taken
             connection.execute(f"ALTER DATABASE {quoted(target)} {wanted}")
     return kept
 
@@ -208,9 +218,10 @@ def _tables(connection: Connection, schema: str) -> list[str]:
 
 
 def _default_of(connection: Connection, schema: str) -> str:
+    """Charset and collation of a schema, "" when it is not there."""
     query = "SELECT DEFAULT_CHARACTER_SET_NAME, DEFAULT_COLLATION_NAME FROM information_schema.SCHEMATA"
-    row = connection.execute(f"{query} WHERE SCHEMA_NAME = %s", (schema,))[0]
-    return _default(row[0], row[1])
+    rows = connection.execute(f"{query} WHERE SCHEMA_NAME = %s", (schema,))
+    return _default(rows[0][0], rows[0][1]) if rows else ""
 
 
 def _obstacles(connection: Connection, *schemas: str) -> list[str]:
