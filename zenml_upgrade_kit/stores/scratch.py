@@ -118,8 +118,11 @@ def tables_in(server: Server) -> int:
 def in_use(server: Server) -> list[str]:
     """Other sessions in the database, in words; :data:`UNSEEN` is among them when there may be more."""
     with closing(_connect(server)) as connection:
-        rows = [row for row in connection.execute("SHOW PROCESSLIST") if row["db"] == server.database]
-        found = [f"{row['User']} from {row['Host']}, {row['Command']} for {row['Time']} s" for row in rows]
+        found = [
+            f"{row['User']} from {row['Host']}, {row['Command']} for {row['Time']} s"
+            for row in connection.execute("SHOW PROCESSLIST")
+            if row["db"] == server.database
+        ]
         try:
             connection.execute("SELECT 1 FROM information_schema.INNODB_TRX LIMIT 1")  # takes the same grant
         except KitError:
@@ -202,12 +205,10 @@ def _described(connection: Connection, name: str) -> dict[str, Any]:
     """What is told of one schema of ours, nothing when it is not."""
     query = "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s"
     objects = [row[0] for row in connection.execute(query, (name,))]
-    told: dict[str, Any] = {"created": "", "host": "", "pid": ""}
-    if MARKER in objects:
-        row = connection.execute(f"SELECT {', '.join(told)} FROM {quoted(name)}.{quoted(MARKER)}")[0]
-        told = {key: row[key] for key in told}
-    elif objects:
+    if objects and MARKER not in objects:
         return {}
+    unknown = {"created": "", "host": "", "pid": ""}
+    told = dict(connection.execute(f"SELECT * FROM {quoted(name)}.{quoted(MARKER)}")[0]) if objects else unknown
     used = connection.execute("SELECT IS_USED_LOCK(%s)", (name,))[0][0]
     return {"name": name, "purpose": OURS.sub(r"\1", name), **told, "alive": used is not None}
 
