@@ -12,7 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyrage
 import pytest
@@ -242,6 +242,25 @@ def test_verify_names_what_is_missing_or_shorter(place: Place) -> None:
     ]
 
 
+@pytest.mark.parametrize("any_place", ["a folder", "memory"], indirect=True)
+def test_a_disk_that_cannot_be_read_is_damage_and_a_network_is_not(
+    any_place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make(any_place)
+
+    def broken(place: Place, name: str) -> BinaryIO:
+        raise PlaceUnusable("the place cannot be used", expected="", found="Input/output error", remedy="")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Place, "open", broken)
+        if any_place.local:
+            assert "config.yaml cannot be read: Input/output error" in verify(made)
+        else:
+            with pytest.raises(PlaceUnusable):
+                verify(made)
+    assert bool(made.verified["problem"]) == bool(any_place.local)
+
+
 def test_verify_keeps_its_outcome(any_place: Place) -> None:
     made = make(any_place)
     assert (made.verified["hashed"], made.verified["problem"]) == (None, "")
@@ -465,6 +484,14 @@ def test_another_process_at_work_is_left_alone_and_a_killed_one_cleaned_up(place
         process.communicate()
     assert clean(place) == ([name] if killed else [])
     assert [backup.name for backup in backups(place)[0]] == ([] if killed else [name])
+
+
+def test_what_is_finished_just_now_is_not_cleaned_up(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = make(place)
+    Path(made.where, "writing").touch()
+    monkeypatch.setattr(archive, "_named", lambda place: ([], [made.name]))  # as it was a moment ago
+    assert clean(place) == []
+    assert verify(made) == []
 
 
 def test_where_no_lock_can_tell_only_old_ones_are_cleaned_up(bucket: str) -> None:

@@ -1,5 +1,6 @@
 """Places: a folder and a bucket behave alike, nobody sees half a file, and trouble is told in one message."""
 
+import gc
 import subprocess
 import sys
 import urllib.request
@@ -9,6 +10,7 @@ from pathlib import Path
 import boto3
 import pytest
 import s3fs
+from fsspec.spec import AbstractBufferedFile
 
 from zenml_upgrade_kit.errors import BadPlan, PlaceUnusable, ToolMissing
 from zenml_upgrade_kit.places import PART, Place, open_place
@@ -85,6 +87,20 @@ def test_an_unfinished_file_is_seen_by_nobody_and_leaves_nothing(place: Place, s
     else:
         bucket = place.root.partition("/")[0]
         assert "Uploads" not in boto3.client("s3").list_multipart_uploads(Bucket=bucket)
+
+
+def test_an_unfinished_upload_is_not_completed_where_it_cannot_be_discarded(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in Azure, where blocks that nobody names are forgotten by themselves."""
+    monkeypatch.setattr(s3fs.core.S3File, "discard", AbstractBufferedFile.discard)
+    place = open_place(bucket)
+    with pytest.raises(ZeroDivisionError), place.write("one/file") as file:  # noqa: PT012 the point is in between
+        file.write(b"x")
+        raise ZeroDivisionError
+    del file
+    gc.collect()
+    assert not place.exists("one/file")
 
 
 @pytest.mark.parametrize("place", ["a folder", "file"], indirect=True)

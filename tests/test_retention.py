@@ -69,6 +69,11 @@ def test_a_week_over_new_year_is_one_week() -> None:
     assert days_kept(choices) == ["01-03"]
 
 
+def test_the_same_week_of_another_year_is_another_week() -> None:
+    backups = [held(datetime(*day, tzinfo=timezone.utc)) for day in ((2024, 1, 1), (2025, 6, 10), (2026, 6, 9))]
+    assert days_kept(plan(backups, Policy(keep_weekly=2))) == ["06-09", "06-10"]
+
+
 def test_the_oldest_stays_while_counts_are_left() -> None:
     choices = plan(nightly(3), Policy(keep_monthly=12))
     assert [choice.reasons for choice in choices] == [["newest", "monthly"], [], ["oldest monthly"]]
@@ -90,19 +95,28 @@ def test_a_damaged_backup_uses_up_no_count() -> None:
     assert days_kept(choices) == ["01-05", "01-02", "01-01"]
 
 
+def test_the_newest_verified_one_stays_however_old() -> None:
+    first = nightly(1)
+    verified = [held(START + timedelta(days=day), hashed=True) for day in (1, 2)]
+    later = [held(START + timedelta(days=day)) for day in range(3, 30)]
+    choices = plan([*first, *verified, *later], Policy(keep_last=1))
+    assert [choice.reasons for choice in choices if choice.keep] == [["newest", "last"], ["newest verified"]]
+    assert days_kept(choices) == ["01-30", "01-03"]
+
+
 @pytest.mark.parametrize("counts", [{}, {"keep_daily": 0}, {"keep_last": 2, "keep_daily": -1}])
 def test_a_policy_that_says_nothing_is_refused(counts: dict[str, int]) -> None:
     with pytest.raises(BadPlan, match="--keep-daily 7"):
         Policy(**counts)
 
 
-counts = st.integers(0, 8)
+counts = st.integers(0, 3)
 policies = (
     st.tuples(counts, counts, counts, counts)
     .filter(any)
     .map(lambda four: Policy(keep_last=four[0], keep_daily=four[1], keep_weekly=four[2], keep_monthly=four[3]))
 )
-moments = st.datetimes(datetime(2024, 1, 1), datetime(2026, 12, 31), timezones=st.just(timezone.utc))
+moments = st.integers(0, 24 * 100).map(lambda hours: START + timedelta(hours=hours))
 some_backups = st.lists(
     st.builds(
         held,
@@ -111,6 +125,7 @@ some_backups = st.lists(
         hashed=st.booleans(),
         problem=st.sampled_from(["", "", "damaged"]),
     ),
+    min_size=4,
     max_size=30,
     unique_by=lambda backup: backup.started,
 )

@@ -240,14 +240,14 @@ def verify(backup: Backup) -> list[str]:
 
 def _damage(backup: Backup, file: Mapping[str, Any]) -> str:
     name, path = file["name"], f"{backup.name}/{file['name']}"
-    if not backup.place.exists(path):
-        return f"{name} is missing"
     try:
         with backup.place.open(path) as stream:
             size, sha256 = digest(stream)
     except PlaceUnusable as error:
+        if not backup.place.exists(path):
+            return f"{name} is missing"
         if not backup.place.local:
-            raise  # the network says nothing about the backup
+            raise  # a network says nothing about the backup
         return f"{name} cannot be read: {error.found}"
     if size != file["bytes"]:
         return f"{name} has {size:,} bytes instead of {file['bytes']:,}"
