@@ -325,11 +325,10 @@ def facts(connection: Connection) -> dict[str, Any]:
     views, triggers, routines and events this account can see. tls: the cipher in use, "" for none.
     """
     (row,) = connection.execute(
-        "SELECT VERSION() AS version, default_character_set_name AS charset, default_collation_name AS collation,"
+        "SELECT VERSION() AS version, @@character_set_database AS charset, @@collation_database AS collation,"
         " @@GLOBAL.sql_mode AS sql_mode, @@GLOBAL.lower_case_table_names AS lower_case_table_names,"
         " IF(@@GLOBAL.time_zone = 'SYSTEM', @@system_time_zone, @@GLOBAL.time_zone) AS time_zone,"
         " @@GLOBAL.max_allowed_packet AS max_allowed_packet"
-        " FROM information_schema.schemata WHERE schema_name = DATABASE()"
     )
     objects = {
         kind: connection.execute(f"SELECT COUNT(*) FROM information_schema.{kind} WHERE {column} = DATABASE()")[0][0]

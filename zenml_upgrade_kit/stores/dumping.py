@@ -1,0 +1,454 @@
+"""Dumps of a MySQL or MariaDB database, made and loaded with the programs that people trust."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, TypeAlias, cast
+
+from zenml_upgrade_kit.errors import BadPlan, RestoreRefused, StoreUnreadable, ToolMissing
+from zenml_upgrade_kit.redact import Redactor
+from zenml_upgrade_kit.stores import mysql, private
+from zenml_upgrade_kit.stores.mysql import Connection, Server
+
+DUMPERS = {"mydumper": "mydumper", "mariadb-dump": "sql", "mysqldump": "sql"}
+"""Programs in the order of preference, and the format that each writes."""
+LOADERS = {"mydumper": ("myloader", "mariadb", "mysql"), "sql": ("mariadb", "mysql")}
+INSTALL = "apt install mariadb-client (or mydumper), brew install mariadb, or mamba install -c conda-forge mariadb"
+THREADS = 2
+"""Of a program that works with several, and sessions of our own that fingerprint meanwhile."""
+ATTEMPTS = 6
+"""To start a dump in a moment in which nobody commits; each takes some hundredths of a second."""
+PACKET = 1 << 30
+"""Bytes of the longest statement, the most that servers allow."""
+BLOCK = 1 << 20
+SESSION = "SET SESSION sql_mode = 'NO_AUTO_VALUE_ON_ZERO', foreign_key_checks = 0, unique_checks = 0"
+_STARTED = re.compile(rb"-- (?:Table structure|Temporary|Dump completed)")
+_SANDBOX = re.compile(rb"/\*M?!999999\\- [^\n]*\n")
+"""A first line of MariaDB's that older clients, and MySQL's, do not understand."""
+_Contents: TypeAlias = "dict[str, dict[str, Any]]"
+
+
+@dataclass(frozen=True)
+class Tool:
+    """An installed program; vendor: ``MariaDB`` or ``MySQL``, whose options differ."""
+
+    name: str
+    path: str
+    version: str
+    vendor: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}"
+
+    def says(self, option: str) -> str:
+        return subprocess.run([self.path, option], capture_output=True, text=True, check=False).stdout
+
+
+def dumper(forced: str = "") -> Tool:
+    """The program to dump with: mydumper, which uses several sessions, else mariadb-dump, else mysqldump.
+
+    Raises :class:`BadPlan` for a program that is none of these, :class:`ToolMissing` when it, or all, are missing.
+    """
+    return _find(tuple(DUMPERS), forced)
+
+
+def loader(format: str, forced: str = "") -> Tool:  # noqa: A002
+    """The program to load a format with: myloader for mydumper's files where it is installed, else mariadb or mysql."""
+    return _find(LOADERS[format], forced)
+
+
+def _find(names: Sequence[str], forced: str) -> Tool:
+    problem, expected = "the database's programs are needed", forced or " or ".join(names)
+    if forced and forced not in names:
+        remedy = "name one of these, or none to have it chosen"
+        raise BadPlan(problem, expected=" or ".join(names), found=forced, remedy=remedy)
+    for name in [forced] if forced else names:
+        if path := private.find(name):
+            said = Tool(name, path, "", "").says("--version")
+            version = re.search(r"Distrib ([\w.]+)|from ([\w.]+)|(\d+\.\d+[\w.]*)", said)
+            found = next(filter(None, version.groups())) if version else ""
+            return Tool(name, path, found, "MariaDB" if "mariadb" in said.lower() else "MySQL")
+    raise ToolMissing(problem, expected=expected, found="not installed", remedy=INSTALL)
+
+
+class _Program:
+    """A running program, which reads how to connect from a file that only this user may read.
+
+    The password is never on a command line, in the environment or in a message. Where Linux can do it, the program
+    ends when this process does, however that happens.
+    """
+
+    def __init__(self, tool: Tool, server: Server, arguments: Sequence[str], staging: Path, **pipes: int) -> None:
+        self.tool, self.server = tool, server
+        self._own = tempfile.TemporaryDirectory(prefix="zuk-", dir=staging, ignore_cleanup_errors=True)
+        self.folder, self.options, self._log = (Path(self._own.name, name) for name in ("files", "my.cnf", "log"))
+        self.options.touch(mode=0o600)
+        self.options.write_text(_option_file(tool, server), encoding="utf-8")
+        guard = [found, "--pdeathsig", "KILL"] if (found := private.find("setpriv")) else []
+        command = [*guard, tool.path, f"--defaults-file={self.options}", *arguments]
+        if tool.name == "mydumper":
+            command.append(f"--outputdir={self.folder}")
+        with self._log.open("wb") as log:
+            given: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, **pipes}
+            self.process = subprocess.Popen(command, stderr=log, bufsize=BLOCK, **given)
+
+    def __enter__(self) -> _Program:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        for pipe in (self.process.stdin, self.process.stdout):
+            with suppress(OSError):  # what it did not read is lost
+                if pipe:
+                    pipe.close()
+        self.process.wait()
+        self._own.cleanup()
+
+    def ended(self) -> str:
+        """Wait for its end: why that is not a good one, in its own words, "" when it is."""
+        code = self.process.wait()
+        text = " ".join(self._log.read_text(encoding="utf-8", errors="replace").split())
+        if not code and "CRITICAL" not in text:
+            return ""
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        return Redactor([self.server.password]).text(f"{self.tool} {how}: {text[-500:]}")
+
+    def failed(self, found: str) -> StoreUnreadable:
+        """What to raise when a dump did not end well."""
+        denied = "denied" in found or "privilege" in found
+        missing = mysql.missing_grant(found)
+        return StoreUnreadable(
+            f"{self.server.name} cannot be dumped",
+            expected=f"the grant {missing}" if denied else f"{self.tool} that finishes",
+            found=found,
+            remedy=mysql.grant(self.server, missing) if denied else "see the message; try again",
+        )
+
+
+def _option_file(tool: Tool, server: Server) -> str:
+    """The ``[client]`` options: MariaDB's and MySQL's programs differ in TLS; mydumper's library skips what is new."""
+    given = {
+        "user": server.user,
+        "password": server.password,
+        "max-allowed-packet": str(PACKET),  # 1G is one byte to a library of MariaDB's
+        **{name.replace("_", "-"): path for name in mysql.PEM_FILES if (path := getattr(server, name))},
+    }
+    if server.socket:
+        given |= {"protocol": "socket", "socket": server.socket}
+    else:
+        given |= {"protocol": "tcp", "host": server.host, "port": str(server.port)}
+    checked = server.ssl_verify and server.ssl_ca
+    if tool.name in ("mydumper", "myloader"):
+        given |= {"init-command": SESSION, "get-server-public-key": "1"}
+    elif tool.vendor == "MariaDB":
+        given |= {"ssl": str(int(server.ssl)), "ssl-verify-server-cert": "1" if checked else "0"}
+    else:
+        level = "VERIFY_IDENTITY" if checked else "VERIFY_CA" if server.ssl_ca else "REQUIRED"
+        given |= {"ssl-mode": level if server.ssl else "PREFERRED", "get-server-public-key": "1"}
+    escaped = {name: re.sub(r'(["\\])', r"\\\1", value) for name, value in given.items()}
+    return "[client]\n" + "".join(f'{name}="{value}"\n' for name, value in escaped.items())
+
+
+def _tls_arguments(tool: Tool, server: Server) -> list[str]:
+    """What mydumper and myloader do not read from the option file."""
+    if not server.ssl:
+        return []
+    level = "VERIFY_IDENTITY" if server.ssl_verify and server.ssl_ca else "REQUIRED"
+    files = [f"--{name[4:]}={path}" for name in mysql.PEM_FILES if (path := getattr(server, name))]
+    return [f"--ssl-mode={level}" if "--ssl-mode" in tool.says("--help") else "--ssl", *files]
+
+
+@dataclass
+class Dump:
+    """A dump that has begun, of one moment.
+
+    tool: program and version. format: ``mydumper`` or ``sql``. server: :func:`mysql.facts`, and once the files were
+    read ``longest``, the bytes of the longest values in a row. definitions: :func:`mysql.definitions`. contents, once
+    the files were read: :func:`mysql.contents` of that very moment. unsettled: tables that were written to while the
+    dump began, so that nobody can tell their contents: ``rows`` and ``fingerprint`` are None.
+    """
+
+    tool: str
+    format: str
+    server: dict[str, Any]
+    definitions: dict[str, str]
+    contents: _Contents = field(default_factory=dict)
+    unsettled: list[str] = field(default_factory=list)
+    _program: _Program = field(kw_only=True)
+    _watch: Connection = field(kw_only=True)
+    _computed: list[Future[_Contents]] = field(kw_only=True)
+
+    def files(self) -> Iterator[tuple[str, BinaryIO]]:
+        """Name and plain bytes of each file, to be read to its end before the next; mydumper's are deleted then.
+
+        Raises :class:`StoreUnreadable` when the program does not end well, a table is missing or altered meanwhile.
+        """
+        if self.format == "sql":
+            yield "database.sql", cast(BinaryIO, _Output(self._program))
+        else:
+            names = yield from _mydumper_files(self._program)
+            if (found := sum(name.endswith("-schema.sql") for name in names)) < len(self.definitions):
+                raise self._program.failed(f"{found} of {len(self.definitions)} tables in its files")
+        first, *later = [one.result() for one in self._computed]
+        if mysql.definitions(self._watch) != self.definitions:
+            raise self._program.failed("tables that were made, altered or dropped meanwhile")
+        self.unsettled = [name for name, found in first.items() if any(other[name] != found for other in later)]
+        self.server["longest"] = max((found["longest"] for found in first.values()), default=0)
+        for name in self.unsettled:
+            first[name] |= {"rows": None, "fingerprint": None}
+        self.contents = first
+
+
+@contextmanager
+def dump(server: Server, *, tool: str = "", staging: Path) -> Iterator[Dump]:
+    """Begin to dump a database in one snapshot, while it is in use: nobody who writes has to wait.
+
+    The fingerprints are of the same moment, though no lock is held. Sessions of our own take their snapshot, the
+    program takes its own, and where nobody committed in between, by InnoDB's log position before and after, both are
+    the same: this is tried a few times, and is how several sessions of mydumper become one snapshot too. On a server
+    that never rests mariadb-dump is used, whose one session needs no luck, and tables that are equal in snapshots of
+    ours before and after its own are settled. tool: one of :data:`DUMPERS`, "" to choose. staging: for mydumper's
+    files. Raises :class:`StoreUnreadable`, :class:`ToolMissing`, :class:`BadPlan`.
+    """
+    chosen = [dumper(name) for name in DUMPERS if private.find(name)] if not tool else [dumper(tool)]
+    with ExitStack() as stack:
+        watch, *before = (stack.enter_context(closing(mysql.connect(server))) for _ in range(1 + THREADS))
+        facts, definitions = mysql.facts(watch), mysql.definitions(watch)
+        foreign = not all(text.isascii() for text in definitions.values())
+        program, quiet = _start(chosen or [dumper()], server, facts["objects"], foreign, watch, before, staging)
+        stack.enter_context(program)
+        moments = [before]
+        if not quiet:
+            moments.append([stack.enter_context(closing(mysql.connect(server))) for _ in before])
+            for session in moments[-1]:
+                mysql.begin(session)
+        pool = stack.enter_context(ThreadPoolExecutor(1))
+        computed = [pool.submit(mysql.contents, sessions) for sessions in moments]
+        stack.callback(_stop, computed, moments)
+        yield Dump(
+            str(program.tool),
+            DUMPERS[program.tool.name],
+            facts,
+            definitions,
+            _program=program,
+            _watch=watch,
+            _computed=computed,
+        )
+
+
+def _stop(computed: Iterable[Future[_Contents]], moments: Iterable[Sequence[Connection]]) -> None:
+    for future, sessions in zip(computed, moments, strict=True):
+        if not future.cancel() and not future.done():
+            for session in sessions:
+                session.stop()
+
+
+def _start(
+    tools: Iterable[Tool],
+    server: Server,
+    objects: Mapping[str, int],
+    foreign: bool,
+    watch: Connection,
+    before: Sequence[Connection],
+    staging: Path,
+) -> tuple[_Program, bool]:
+    """A program that has its snapshot, and whether it is that of the sessions too."""
+    found = ""
+    for tool in tools:
+        sql = DUMPERS[tool.name] == "sql"
+        if foreign and not sql:
+            found = "letters beyond ASCII in the definition of a table, which mydumper 0.10 loses"
+            continue
+        arguments = _dump_arguments(tool, server, objects)
+        for left in reversed(range(ATTEMPTS)):
+            position = _log_position(watch)
+            for session in before:
+                mysql.begin(session)
+            program = _Program(tool, server, arguments, staging, **({"stdout": subprocess.PIPE} if sql else {}))
+            try:
+                _wait_for_snapshot(program)
+                quiet = bool(position) and position == _log_position(watch)
+            except BaseException:
+                program.__exit__()
+                raise
+            if quiet or (sql and not (left and position)):
+                return program, quiet
+            program.__exit__()
+            found = "commits all the time"
+            if not position:
+                found = "a server that does not tell InnoDB's log position"
+                break
+    raise StoreUnreadable(
+        f"{server.name} cannot be dumped with mydumper",
+        expected="a moment without a commit, in which all of its sessions begin, and definitions in ASCII",
+        found=found,
+        remedy="dump with mariadb-dump or mysqldump, whose one session needs neither",
+    )
+
+
+def _log_position(connection: Connection) -> str:
+    """Where InnoDB's log ends, which every commit moves; "" where the server does not say (MySQL before 8.0.30)."""
+    names = "('Innodb_lsn_current', 'Innodb_redo_log_current_lsn')"
+    rows = connection.execute(f"SHOW GLOBAL STATUS WHERE Variable_name IN {names}")
+    return rows[0][1] if rows else ""
+
+
+def _dump_arguments(tool: Tool, server: Server, objects: Mapping[str, int]) -> list[str]:
+    also = [f"--{kind}" for kind in ("triggers", "routines", "events") if objects[kind]]  # each needs a grant
+    if tool.name == "mydumper":
+        modern = "--sync-thread-lock-mode" in tool.says("--help")
+        lock = "--sync-thread-lock-mode=NO_LOCK" if modern else "--no-locks"
+        given = [lock, f"--threads={THREADS}", "--chunk-filesize=64", "--verbose=1", *_tls_arguments(tool, server)]
+        return [*given, *also, f"--database={server.database}"]
+    given = ["--single-transaction", "--quick", "--hex-blob", "--no-tablespaces", "--default-character-set=utf8mb4"]
+    given += ["--skip-add-drop-table", "--skip-add-locks"]  # it is loaded into an empty database, or not at all
+    if tool.vendor == "MySQL":
+        given += ["--set-gtid-purged=OFF", *(["--column-statistics=0"] if tool.version[0] != "5" else [])]
+    return [*given, *also, server.database]
+
+
+def _wait_for_snapshot(program: _Program) -> None:
+    """Returns when the program has read its first definition, or has ended. Raises :class:`StoreUnreadable`."""
+    if program.process.stdout:
+        head = cast(io.BufferedReader, program.process.stdout).peek()
+        program.options.unlink()
+        if not _STARTED.search(head):
+            raise program.failed(program.ended() or f"{program.tool} began with {head[:60]!r}")
+    while program.process.stdout is None and not list(program.folder.glob("*-schema*.sql")):
+        if program.process.poll() is not None:
+            if problem := program.ended():
+                raise program.failed(problem)
+            return
+        time.sleep(0.002)
+
+
+class _Output(io.RawIOBase):
+    """What mariadb-dump writes; reading fails where it ends without its mark of completion."""
+
+    def __init__(self, program: _Program) -> None:
+        self._program, self._tail = program, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = cast(io.BufferedReader, self._program.process.stdout).readinto(buffer)
+        self._tail = (self._tail + bytes(buffer[max(0, count - 80) : count]))[-80:]
+        if not count and (problem := self._program.ended()):
+            raise self._program.failed(problem)
+        if not count and b"-- Dump completed" not in self._tail:
+            raise self._program.failed(f"{self._program.tool} ended in the middle")
+        return count
+
+
+def _mydumper_files(program: _Program) -> Generator[tuple[str, BinaryIO], None, list[str]]:
+    """Files as they are finished, so that they do not pile up: those that the program has not open (Linux tells)."""
+    seen: list[str] = []
+    opened = Path("/proc", str(program.process.pid), "fd")
+    while True:
+        running = program.process.poll() is None
+        ready = sorted(program.folder.iterdir())
+        if running:
+            busy = {path.resolve() for path in ready}
+            with suppress(OSError):  # no Linux, or it has just ended
+                busy = {Path(os.path.realpath(link)) for link in opened.iterdir()}
+            ready = [path for path in ready if path.resolve() not in busy and not path.name.startswith("metadata")]
+        elif problem := program.ended():
+            raise program.failed(problem)
+        for path in ready:
+            if path.name in seen:
+                raise program.failed(f"{program.tool} wrote {path.name} again")
+            with suppress(FileNotFoundError), path.open("rb") as file:  # it removes those without rows
+                yield path.name, file
+                path.unlink()
+                seen.append(path.name)
+        if not running:
+            return seen
+        time.sleep(0 if ready else 0.02)
+
+
+def load(server: Server, *, format: str, files: Iterable[tuple[str, BinaryIO]], staging: Path, tool: str = "") -> str:  # noqa: A002
+    """Load a dump into the existing, empty database of a server; the program that did it.
+
+    files: as :meth:`Dump.files` gave them, in any order. staging: where mydumper's are written first. Raises
+    :class:`RestoreRefused` with the program's own words, :class:`ToolMissing`, and whatever reading the files raises.
+    """
+    chosen = loader(format, tool)
+    with ExitStack() as stack:
+        if format == "mydumper":
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="zuk-", dir=staging)))
+            for name, source in files:
+                with (folder / Path(name).name).open("xb") as file:
+                    shutil.copyfileobj(source, file, BLOCK)
+            files = ((path.name, stack.enter_context(path.open("rb"))) for path in sorted(folder.iterdir(), key=_turn))
+        if chosen.name == "myloader":
+            given = [f"--directory={folder}", f"--database={server.database}", f"--threads={THREADS}"]
+            given += ["--enable-binlog", "--verbose=1", *_tls_arguments(chosen, server)]  # replicas get it too
+            program = stack.enter_context(_Program(chosen, server, given, staging))
+        else:
+            given = ["--binary-mode", "--default-character-set=utf8mb4", server.database]
+            program = stack.enter_context(_Program(chosen, server, given, staging, stdin=subprocess.PIPE))
+            _feed(cast(BinaryIO, program.process.stdin), (source for name, source in files if _turn(Path(name))))
+        if problem := program.ended():
+            raise RestoreRefused(
+                f"the backup cannot be loaded into {server.name}",
+                expected=f"{chosen} that loads all of it",
+                found=problem,
+                remedy="see the message; a collation that is unknown takes a server of the backup's flavour, or newer",
+            )
+    return str(chosen)
+
+
+def _turn(path: Path) -> int:
+    """When a client loads a file: definitions, rows, then what is built on them; 0 for what is of no use to it."""
+    if path.name.startswith("metadata") or path.name.endswith("-schema-create.sql"):
+        return 0
+    return 1 if path.name.endswith("-schema.sql") else 3 if "-schema-" in path.name else 2
+
+
+def _feed(pipe: BinaryIO, sources: Iterable[BinaryIO]) -> None:
+    """Write all that the program takes; when it ends early, its log says why."""
+    pipe.write(f"{SESSION};\n".encode())
+    for source in sources:
+        block = _SANDBOX.sub(b"", source.read(BLOCK), count=1)
+        while block:
+            try:
+                pipe.write(block)
+            except BrokenPipeError:
+                return
+            block = source.read(BLOCK)
+    with suppress(BrokenPipeError):
+        pipe.close()
+
+
+def loadable(facts: Mapping[str, Any], connection: Connection) -> list[str]:
+    """Why a dump cannot be loaded into the server of a connection, in words; nothing when no reason is known.
+
+    facts: ``server`` of the dump.
+    """
+    (target,) = connection.execute("SELECT VERSION(), @@GLOBAL.max_allowed_packet, @@GLOBAL.lower_case_table_names")
+    reasons = []
+    for collation in {*facts["collations"], facts["collation"]}:
+        charset = collation.partition("_")[0]
+        try:
+            connection.execute(f"SELECT CONVERT('' USING {mysql.quoted(charset)}) COLLATE {mysql.quoted(collation)}")
+        except StoreUnreadable as error:
+            whose = f"the backup is of {facts['flavour']} {facts['version']}"
+            reasons.append(f"{target[0]} does not know the collation {collation} ({error.found}); {whose}")
+    needed = 2 * facts.get("longest", 0) + BLOCK  # a value in hexadecimal, and the rest of its row
+    if target[1] < needed:
+        reasons.append(f"max_allowed_packet is {target[1]:,} bytes there, and the longest row needs {needed:,}")
+    if target[2] and (mixed := [name for name in facts["tables"] if name != name.lower()]):
+        reasons.append(f"lower_case_table_names is {target[2]} there, and the backup has {', '.join(mixed)}")
+    return sorted(reasons)
