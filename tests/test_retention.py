@@ -7,7 +7,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zenml_upgrade_kit import archive
@@ -16,6 +16,8 @@ from zenml_upgrade_kit.errors import BadPlan
 from zenml_upgrade_kit.places import Place, open_place
 from zenml_upgrade_kit.retention import Choice, Policy, forget, plan
 
+settings.register_profile("retention", deadline=None)
+settings.load_profile("retention")
 START = datetime(2026, 1, 1, 2, 30, tzinfo=timezone.utc)
 NUMBERS = itertools.count()
 

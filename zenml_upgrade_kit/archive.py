@@ -120,12 +120,7 @@ class New:
     def __init__(self, place: Place, name: str, stamp: str, encrypt_to: Sequence[str], keys: Sequence[Any]) -> None:
         self.place, self.name = place, name
         self.finished = False
-        self._about = {
-            "name": name,
-            "stamp": stamp,
-            "started": datetime.now(timezone.utc).isoformat(),
-            "encrypted_to": list(encrypt_to),
-        }
+        self._about = {"name": name, "stamp": stamp, "started": _moment(), "encrypted_to": list(encrypt_to)}
         self._keys = keys
         self._files: list[dict[str, Any]] = []
 
@@ -146,12 +141,7 @@ class New:
     def finish(self, facts: Mapping[str, Any]) -> Backup:
         """Write the manifest: from now on this is a backup."""
         files = sorted(self._files, key=lambda file: str(file["name"]))
-        about = {
-            "format": FORMAT,
-            "kit_version": __version__,
-            **self._about,
-            "finished": datetime.now(timezone.utc).isoformat(),
-        }
+        about = {"format": FORMAT, "kit_version": __version__, **self._about, "finished": _moment()}
         manifest = json.loads(json.dumps({**facts, **about, "files": files}))
         manifest["seal"] = _seal(manifest)
         with self.place.write(f"{self.name}/{MANIFEST}") as file:
@@ -268,6 +258,11 @@ def _read(place: Place, name: str) -> Backup:
     except (ValueError, KeyError, TypeError):
         raise _unusable(where, "a readable manifest.json", f"{name}/manifest.json is damaged") from None
     return Backup(place=place, name=name, manifest=manifest)
+
+
+def _moment() -> str:
+    """Now, to the microsecond: two backups may be begun in one second."""
+    return datetime.now(timezone.utc).isoformat()
 
 
 def _seal(manifest: Mapping[str, Any]) -> str:

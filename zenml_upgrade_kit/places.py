@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import re
@@ -26,10 +25,7 @@ EXTRAS = {"s3": "aws", "s3a": "aws", "gs": "gcp", "gcs": "gcp", "az": "azure", "
 PART = 16 << 20
 """Bytes of one part of an upload, which is held in memory; S3 takes 10,000 of them: files up to 160 GB."""
 _CAUSES = (
-    (
-        r"credential|access key|api key|account_name|authenticat|InvalidAccessKeyId|SignatureDoesNotMatch",
-        "credentials it accepts",
-    ),
+    (r"credential|access ?key|account_name|authenticat|signature", "credentials it accepts"),
     (r"NoSuchBucket|bucket does not exist|ContainerNotFound", "a bucket that exists: it is not made for you"),
     (r"denied|forbidden|permission|\b40[13]\b", "permission to list, read, write and delete there"),
     (r"no space|quota|file too large", "room for the backup"),
@@ -47,8 +43,9 @@ class Place:
     url: str
     """The path or URL in words: absolute, without credentials."""
     root: str
+    """The folder's path inside the file system."""
     fs: Any
-    """An fsspec file system, and the folder's path inside it."""
+    """Of fsspec, which has no types."""
 
     @property
     def local(self) -> Path | None:
@@ -241,12 +238,9 @@ def _shown(url: str) -> str:
 def _unusable(url: str, error: Exception) -> PlaceUnusable:
     said = f"{type(error).__name__}: {error}".splitlines()[0]
     expected = next((words for pattern, words in _CAUSES if re.search(pattern, said, re.IGNORECASE)), "a usable place")
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        expected = "room for the backup"
-    found = _shown(said)[:300]
     return PlaceUnusable(
         f"the place {url} cannot be used",
         expected=expected,
-        found=found,
+        found=_shown(said)[:300],
         remedy="correct that, or name another --place",
     )
