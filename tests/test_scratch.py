@@ -253,7 +253,7 @@ def refused(store: Server, fresh: Server, as_account: Server | None = None) -> R
 def test_a_table_in_somebodys_transaction_refuses_the_switch_at_once(
     mysql_store: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scratch, "PATIENCE", 1)
+    monkeypatch.setattr(mysql, "PATIENCE", 1)
     store, fresh = mysql_store("0.55.5"), mysql_store("0.55.5")
     with session(store, "START TRANSACTION", "SELECT COUNT(*) FROM pipeline_run"):
         assert "root from localhost" in refused(store, fresh).found

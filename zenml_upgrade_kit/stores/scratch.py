@@ -23,8 +23,6 @@ OURS = re.compile(PREFIX + r"(\w+)_[0-9a-f]{8}")
 MARKER = "zenml_upgrade_kit"
 """A view in every scratch schema that tells whose it is; a table would be in the way of what is loaded and compared."""
 UNSEEN = "sessions of other accounts cannot be seen: that takes the grant PROCESS"
-PATIENCE = 5
-"""Seconds that a switch waits for the tables; meanwhile whoever comes later waits too."""
 LOADING = (
     "CREATE TABLE t (id INT PRIMARY KEY, other INT, FOREIGN KEY (other) REFERENCES t (id))",
     "LOCK TABLES t WRITE",
@@ -137,7 +135,8 @@ def switch(server: Server, fresh: Server) -> str:
     statement, with their foreign keys, or none does: also when this process is killed, and from MariaDB 10.6.1
     (MDEV-23842) and MySQL 8.0 (WL#9536) on when the server crashes. What is kept is never removed by the kit and can be
     switched to; "" when there was nothing. Raises :class:`RestoreRefused` when nothing was changed; after any other
-    error the answer was lost, and the tables of ``fresh`` are where they were or in place.
+    error the answer was lost, and the tables of ``fresh`` are where they were or in place. It waits ``mysql.PATIENCE``
+    seconds for tables that others hold; meanwhile whoever comes later waits too.
     """
     target, source = server.database, fresh.database
     with closing(_connect(server)) as connection:
@@ -153,7 +152,6 @@ def switch(server: Server, fresh: Server) -> str:
         try:
             if kept:
                 _create(connection, kept, was)
-            connection.execute(f"SET SESSION lock_wait_timeout = {PATIENCE}")
             connection.execute(f"RENAME TABLE {', '.join(steps)}")
         except KitError as error:
             # a session that answers has ended its statement; without an answer what is kept may yet be on its way
