@@ -19,7 +19,7 @@ from zenml_upgrade_kit.stores.mysql import Server
 
 
 def kit(tool: str = "", *, file: Path | None = None, on: Server | None = None) -> Way:
-    """What ``zenml-upgrade backup`` does with a store: copy or dump, fingerprints, compression, hashes, hashing again."""
+    """What ``zenml-upgrade backup`` does: a copy or a dump, fingerprints, compression, hashes, hashing again."""
     store = Store(file=file, server=on, config_yaml=None, local_stores=Path())
 
     def run(folder: Path) -> None:
@@ -88,9 +88,13 @@ def main() -> None:
             store = root.using("big")
             apart(lambda: make_store.mariadb_store(store, given.scale))
             if wanted("dump"):
-                compare(f"MariaDB, scale {given.scale:g}", of_dump(store), targets={"kit with mariadb-dump": 1.25}, **how)
+                compare(
+                    f"MariaDB, scale {given.scale:g}", of_dump(store), targets={"kit with mariadb-dump": 1.25}, **how
+                )
             if wanted("mydumper"):
-                compare(f"MariaDB, scale {given.scale:g}", of_mydumper(store), targets={"kit with mydumper": 1.5}, **how)
+                compare(
+                    f"MariaDB, scale {given.scale:g}", of_mydumper(store), targets={"kit with mydumper": 1.5}, **how
+                )
             if wanted("zenml") and given.scale <= 0.1:  # ZenML pages with OFFSET: the whole store would take hours
                 ways = {"zenml backup-database": zenml(reachable.using("big")), "kit": kit(on=store)}
                 compare(f"ZenML's dump-file, scale {given.scale:g}", ways, targets={"kit": 0.1}, **how)
