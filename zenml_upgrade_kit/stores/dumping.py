@@ -234,7 +234,7 @@ def dump(server: Server, *, tool: str = "", staging: Path) -> Iterator[Dump]:
             for session in moments[-1]:
                 mysql.begin(session)
         pool = stack.enter_context(ThreadPoolExecutor(1))
-        computed = [pool.submit(mysql.contents, sessions) for sessions in moments]
+        computed = [pool.submit(_contents, sessions) for sessions in moments]
         stack.callback(_stop, computed, moments)
         yield Dump(
             str(program.tool),
@@ -245,6 +245,14 @@ def dump(server: Server, *, tool: str = "", staging: Path) -> Iterator[Dump]:
             _watch=watch,
             _computed=computed,
         )
+
+
+def _contents(sessions: Sequence[Connection]) -> _Contents:
+    """Then lets go of the snapshot: whoever wants to alter a table has to wait for it."""
+    found = mysql.contents(sessions)
+    for session in sessions:
+        session.close()
+    return found
 
 
 def _stop(computed: Iterable[Future[_Contents]], moments: Iterable[Sequence[Connection]]) -> None:

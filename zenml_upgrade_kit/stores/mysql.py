@@ -165,7 +165,7 @@ def connect(server: Server, *, write: bool = False) -> Connection:
     try:
         session: pymysql.Connection[Any] = pymysql.connect(
             user=server.user,
-            password=server.password,
+            password=server.password.encode(),  # from text it would take Latin-1, unlike the other programs
             host=server.host,
             port=server.port,
             unix_socket=server.socket or None,
