@@ -30,7 +30,7 @@ def file_contents(path: Path) -> object:
         return sqlite.contents(connection)
 
 
-def server_contents(server: Server) -> object:
+def server_contents(server: Server) -> tuple[object, object]:
     with closing(mysql.connect(server)) as connection:
         return mysql.contents([connection]), mysql.definitions(connection)
 
@@ -227,8 +227,15 @@ def test_a_server_store_comes_back_as_it_was(mysql_store: OldStore, tmp_path: Pa
     done = restore.restore(whole, url(server), replace=True)
 
     assert server_contents(server) == before
-    assert server_contents(server.using(done.kept[0].removeprefix("schema "))) == spoilt
-    on(server, f"DROP DATABASE {done.kept[0].removeprefix('schema ')}")
+    kept = server.using(done.kept[0].removeprefix("schema "))
+    with closing(mysql.connect(kept)) as connection:
+        assert mysql.contents([connection]) == spoilt[0]
+        abroad = connection.execute(
+            "SELECT TABLE_NAME FROM information_schema.KEY_COLUMN_USAGE"
+            " WHERE TABLE_SCHEMA = %s AND REFERENCED_TABLE_SCHEMA <> TABLE_SCHEMA",
+            (kept.database,),
+        )
+    assert abroad == [], "what is kept must not hold on to tables of the store"
     assert scratch.leftovers(server) == []
 
 

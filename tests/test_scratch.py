@@ -98,7 +98,7 @@ def test_a_scratch_schema_has_the_charset_and_collation_of_the_facts_and_no_tabl
         assert default(fresh).split() == [facts["charset"], facts["collation"]]
         assert mysql.tables(connection) == {}
         assert replace(fresh, database="") == mariadb
-    assert ours(mariadb) == []
+    assert fresh.database not in ours(mariadb)
 
 
 def test_it_is_dropped_with_what_was_loaded_into_it_after_an_error_too(mariadb: Server) -> None:

@@ -113,8 +113,8 @@ def beside(
 ) -> Iterator[tuple[Server, list[str]]]:
     """A scratch schema on a server with the backup in it, and where it differs from the manifest; gone afterwards."""
     manifest = backup.manifest
-    with closing(mysql.connect(server)) as connection:
-        reasons = dumping.loadable(manifest["server"], mysql.facts(connection))
+    with closing(mysql.connect(server.using("information_schema"))) as connection:
+        reasons = dumping.loadable(manifest["server"], connection)
     if reasons:
         raise BackupUnusable(
             f"the backup {backup.where} cannot be loaded into {server.name}",
@@ -129,7 +129,7 @@ def beside(
     ):
         if manifest["dump_format"] == "mydumper":
             room(Path(staging), sum(file["original_bytes"] for file in backup.files("database")))
-        files = ((file["name"], backup.open(file, identity)) for file in backup.files("database"))
+        files = ((file["original"], backup.open(file, identity)) for file in backup.files("database"))
         dumping.load(fresh, format=manifest["dump_format"], files=files, staging=Path(staging))
         yield fresh, server_differences(backup, fresh)
 

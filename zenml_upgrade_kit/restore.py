@@ -6,13 +6,12 @@ import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from dataclasses import replace as replaced
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -20,7 +19,7 @@ from zenml_upgrade_kit import archive, backup, drill, stores
 from zenml_upgrade_kit.archive import Backup
 from zenml_upgrade_kit.errors import BackupUnusable, KitError, RestoreRefused, StoreUnreadable
 from zenml_upgrade_kit.plan import BackupChoices
-from zenml_upgrade_kit.stores import Store, mysql, scratch, sqlite
+from zenml_upgrade_kit.stores import Store, scratch, sqlite
 from zenml_upgrade_kit.stores.mysql import Server
 
 APART = "before-restore"
@@ -221,7 +220,7 @@ def _copy(source: Path, target: Path, *, like: Path) -> None:
 
 def _into_server(given: Backup, target: Server, done: Restored, *, replace: bool, identity: Path | None) -> None:
     facts = given.manifest["server"]
-    held = _tables(target, facts)
+    held = scratch.tables_in(target)
     if held and not replace:
         raise _occupied(target.name, f"{held} tables")
     if why_not := scratch.why_not(target, facts):
@@ -248,15 +247,6 @@ def _into_server(given: Backup, target: Server, done: Restored, *, replace: bool
         if kept := scratch.switch(target, fresh):
             done.kept.append(f"schema {kept}")
     done.actions.append(f"restored {target.name}")
-
-
-def _tables(target: Server, facts: Mapping[str, Any]) -> int:
-    """How many tables the target holds; it is made when it is not there."""
-    with closing(mysql.connect(target.using("information_schema"), write=True)) as connection:
-        default = f"CHARACTER SET {facts['charset']} COLLATE {facts['collation']}"
-        connection.execute(f"CREATE DATABASE IF NOT EXISTS {mysql.quoted(target.database)} {default}")
-    with closing(mysql.connect(target)) as connection:
-        return len(mysql.tables(connection))
 
 
 # config.yaml

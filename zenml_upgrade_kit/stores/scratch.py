@@ -163,9 +163,22 @@ def switch(server: Server, fresh: Server) -> str:
             found = [error.found, *in_use(server)]
             remedy = "stop what is connected, such as a ZenML server, or grant what is missing, and try again"
             raise _refused(server, "tables that nobody holds", found, remedy) from None
+        if kept:
+            _let_go(connection, kept)
         if was not in ("", wanted):  # it takes the grant that moving the tables has just taken
             connection.execute(f"ALTER DATABASE {quoted(target)} {wanted}")
     return kept
+
+
+def _let_go(connection: Connection, kept: str) -> None:
+    """Drop foreign keys of kept tables whose parent was missing: they would hold on to the one now in its place."""
+    rows = connection.execute(
+        "SELECT DISTINCT TABLE_NAME, CONSTRAINT_NAME FROM information_schema.KEY_COLUMN_USAGE"
+        " WHERE TABLE_SCHEMA = %s AND REFERENCED_TABLE_SCHEMA <> %s",
+        (kept, kept),
+    )
+    for table, name in rows:
+        connection.execute(f"ALTER TABLE {quoted(kept)}.{quoted(table)} DROP FOREIGN KEY {quoted(name)}")
 
 
 def _name(purpose: str) -> str:
