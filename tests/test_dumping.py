@@ -1,5 +1,6 @@
 """Dumps and their loading: everything comes back, of one moment, and no password is seen."""
 
+import resource
 import secrets
 import subprocess
 import sys
@@ -146,7 +147,15 @@ def test_what_a_table_alone_does_not_tell_comes_back_too(database: Callable[...,
         assert mysql.facts(connection)["objects"] == dump.server["objects"]
         assert set(dump.server["objects"].values()) == {1}
         assert connection.execute("SELECT * FROM v")[0][0] == 2
-    with pytest.raises(StoreUnreadable, match="beyond ASCII"):
+    with pytest.raises(StoreUnreadable, match="letters beyond ASCII"):
+        kept(source, tmp_path, "mydumper")
+
+
+def test_another_engine_takes_the_program_with_one_session(database: Callable[..., Server], tmp_path: Path) -> None:
+    source = database("CREATE TABLE t (a INT) ENGINE=MyISAM", "INSERT INTO t VALUES (1)")
+    dump, _ = kept(source, tmp_path)
+    assert (dump.tool.split()[0], dump.contents) == ("mariadb-dump", contents(source)[0])
+    with pytest.raises(StoreUnreadable, match="another engine"):
         kept(source, tmp_path, "mydumper")
 
 
@@ -267,7 +276,13 @@ def test_a_program_does_not_talk_to_a_server_with_another_certificate(
 ) -> None:
     other = replace(secured, ssl_ca=str(Path(secured.ssl_ca).with_name("other.pem")))
     real = mysql.connect
-    monkeypatch.setattr(mysql, "connect", lambda server: real(replace(server, ssl_ca=secured.ssl_ca)))
+
+    def connect(server: Server) -> mysql.Connection:
+        connection = real(replace(server, ssl_ca=secured.ssl_ca))
+        connection.server = server
+        return connection
+
+    monkeypatch.setattr(mysql, "connect", connect)  # our own sessions do not get as far as the program either
     with pytest.raises(StoreUnreadable, match="certificate") as raised:
         kept(other, tmp_path, tool)
     assert tls.PASSWORD not in str(raised.value)
@@ -315,6 +330,17 @@ def test_a_program_that_is_killed_leaves_no_dump(database: Callable[..., Server]
     assert not list(tmp_path.glob("zuk-*"))
 
 
+def test_no_room_for_its_files_leaves_no_dump(database: Callable[..., Server], tmp_path: Path) -> None:
+    source, usual = database(*BIG), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, usual[1]))
+    try:
+        with pytest.raises(StoreUnreadable, match=r"bytes are free in /.*zuk-"):
+            kept(source, tmp_path, "mydumper")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert not list(tmp_path.glob("zuk-*"))
+
+
 def test_tables_that_are_made_meanwhile_leave_no_dump(database: Callable[..., Server], tmp_path: Path) -> None:
     source = database("CREATE TABLE t (a INT)")
     with pytest.raises(StoreUnreadable, match="made, altered or dropped"):
@@ -338,7 +364,7 @@ def test_a_dump_that_is_given_up_leaves_nothing_running(database: Callable[..., 
     for tool in ("mydumper", "mariadb-dump"):
         with suppress(ZeroDivisionError), dumping.dump(source, tool=tool, staging=tmp_path):
             raise ZeroDivisionError
-    assert processes(str(tmp_path)) == list(tmp_path.iterdir()) == []
+    assert not [*processes(str(tmp_path)), *tmp_path.iterdir()]
 
 
 KIT = """

@@ -13,6 +13,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias, cast
 
@@ -51,8 +52,10 @@ class Tool:
     def __str__(self) -> str:
         return f"{self.name} {self.version}"
 
-    def says(self, option: str) -> str:
-        return subprocess.run([self.path, option], capture_output=True, text=True, check=False).stdout
+
+@cache
+def _said(path: str, option: str) -> str:
+    return subprocess.run([path, option], capture_output=True, text=True, check=False).stdout
 
 
 def dumper(forced: str = "") -> Tool:
@@ -75,7 +78,7 @@ def _find(names: Sequence[str], forced: str) -> Tool:
         raise BadPlan(problem, expected=" or ".join(names), found=forced, remedy=remedy)
     for name in [forced] if forced else names:
         if path := private.find(name):
-            said = Tool(name, path, "", "").says("--version")
+            said = _said(path, "--version")
             version = re.search(r"Distrib ([\w.]+)|from ([\w.]+)|(\d+\.\d+[\w.]*)", said)
             found = next(filter(None, version.groups())) if version else ""
             return Tool(name, path, found, "MariaDB" if "mariadb" in said.lower() else "MySQL")
@@ -97,8 +100,7 @@ class _Program:
         self.options.write_text(_option_file(tool, server), encoding="utf-8")
         guard = [found, "--pdeathsig", "KILL"] if (found := private.find("setpriv")) else []
         command = [*guard, tool.path, f"--defaults-file={self.options}", *arguments]
-        if tool.name == "mydumper":
-            command.append(f"--outputdir={self.folder}")
+        command += [f"--outputdir={self.folder}"] if tool.name == "mydumper" else []
         with self._log.open("wb") as log:
             given: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, **pipes}
             self.process = subprocess.Popen(command, stderr=log, bufsize=BLOCK, **given)
@@ -122,6 +124,7 @@ class _Program:
         if not code and "CRITICAL" not in text:
             return ""
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        text = text or f"{shutil.disk_usage(self._own.name).free:,} bytes are free in {self._own.name}"
         return Redactor([self.server.password]).text(f"{self.tool} {how}: {text[-500:]}")
 
     def failed(self, found: str) -> StoreUnreadable:
@@ -166,7 +169,7 @@ def _tls_arguments(tool: Tool, server: Server) -> list[str]:
         return []
     level = "VERIFY_IDENTITY" if server.ssl_verify and server.ssl_ca else "REQUIRED"
     files = [f"--{name[4:]}={path}" for name in mysql.PEM_FILES if (path := getattr(server, name))]
-    return [f"--ssl-mode={level}" if "--ssl-mode" in tool.says("--help") else "--ssl", *files]
+    return [f"--ssl-mode={level}" if "--ssl-mode" in _said(tool.path, "--help") else "--ssl", *files]
 
 
 @dataclass
@@ -183,11 +186,11 @@ class Dump:
     format: str
     server: dict[str, Any]
     definitions: dict[str, str]
+    _program: _Program
+    _watch: Connection
+    _computed: list[Future[_Contents]]
     contents: _Contents = field(default_factory=dict)
     unsettled: list[str] = field(default_factory=list)
-    _program: _Program = field(kw_only=True)
-    _watch: Connection = field(kw_only=True)
-    _computed: list[Future[_Contents]] = field(kw_only=True)
 
     def files(self) -> Iterator[tuple[str, BinaryIO]]:
         """Name and plain bytes of each file, to be read to its end before the next; mydumper's are deleted then.
@@ -225,8 +228,7 @@ def dump(server: Server, *, tool: str = "", staging: Path) -> Iterator[Dump]:
     with ExitStack() as stack:
         watch, *before = (stack.enter_context(closing(mysql.connect(server))) for _ in range(1 + THREADS))
         facts, definitions = mysql.facts(watch), mysql.definitions(watch)
-        foreign = not all(text.isascii() for text in definitions.values())
-        program, quiet = _start(chosen or [dumper()], server, facts["objects"], foreign, watch, before, staging)
+        program, quiet = _start(chosen or [dumper()], watch, before, facts, staging)
         stack.enter_context(program)
         moments = [before]
         if not quiet:
@@ -236,15 +238,8 @@ def dump(server: Server, *, tool: str = "", staging: Path) -> Iterator[Dump]:
         pool = stack.enter_context(ThreadPoolExecutor(1))
         computed = [pool.submit(_contents, sessions) for sessions in moments]
         stack.callback(_stop, computed, moments)
-        yield Dump(
-            str(program.tool),
-            DUMPERS[program.tool.name],
-            facts,
-            definitions,
-            _program=program,
-            _watch=watch,
-            _computed=computed,
-        )
+        kind = DUMPERS[program.tool.name]
+        yield Dump(str(program.tool), kind, facts, definitions, program, watch, computed)
 
 
 def _contents(sessions: Sequence[Connection]) -> _Contents:
@@ -263,67 +258,54 @@ def _stop(computed: Iterable[Future[_Contents]], moments: Iterable[Sequence[Conn
 
 
 def _start(
-    tools: Iterable[Tool],
-    server: Server,
-    objects: Mapping[str, int],
-    foreign: bool,
-    watch: Connection,
-    before: Sequence[Connection],
-    staging: Path,
+    tools: Iterable[Tool], watch: Connection, before: Sequence[Connection], facts: Mapping[str, Any], staging: Path
 ) -> tuple[_Program, bool]:
     """A program that has its snapshot, and whether it is that of the sessions too."""
-    found = ""
+    ascii_only = all(text.isascii() for text in mysql.definitions(watch).values())  # mydumper 0.10 loses the rest
     for tool in tools:
         sql = DUMPERS[tool.name] == "sql"
-        if foreign and not sql:
-            found = "letters beyond ASCII in the definition of a table, which mydumper 0.10 loses"
-            continue
-        arguments = _dump_arguments(tool, server, objects)
         for left in reversed(range(ATTEMPTS)):
-            position = _log_position(watch)
+            position = _log_position(watch) if facts["engines"] in ([], ["InnoDB"]) else ""
+            if not sql and not (ascii_only and position):
+                break
             for session in before:
                 mysql.begin(session)
-            program = _Program(tool, server, arguments, staging, **({"stdout": subprocess.PIPE} if sql else {}))
-            try:
+            with ExitStack() as undo:
+                program = undo.enter_context(_dumping(tool, watch.server, facts["objects"], staging))
                 _wait_for_snapshot(program)
                 quiet = bool(position) and position == _log_position(watch)
-            except BaseException:
-                program.__exit__()
-                raise
-            if quiet or (sql and not (left and position)):
-                return program, quiet
-            program.__exit__()
-            found = "commits all the time"
-            if not position:
-                found = "a server that does not tell InnoDB's log position"
-                break
+                if quiet or (sql and not (left and position)):
+                    undo.pop_all()
+                    return program, quiet
     raise StoreUnreadable(
-        f"{server.name} cannot be dumped with mydumper",
-        expected="a moment without a commit, in which all of its sessions begin, and definitions in ASCII",
-        found=found,
-        remedy="dump with mariadb-dump or mysqldump, whose one session needs neither",
+        f"{watch.server.name} cannot be dumped with mydumper",
+        expected="a moment without a commit, in which all of its sessions begin; InnoDB; definitions in ASCII",
+        found="commits all the time" if ascii_only and position else "another engine, or letters beyond ASCII",
+        remedy="dump with mariadb-dump or mysqldump, whose one session needs none of these",
     )
 
 
 def _log_position(connection: Connection) -> str:
     """Where InnoDB's log ends, which every commit moves; "" where the server does not say (MySQL before 8.0.30)."""
+    if connection.execute("SHOW GLOBAL VARIABLES LIKE 'aurora_version'"):
+        return ""  # its storage is another
     names = "('Innodb_lsn_current', 'Innodb_redo_log_current_lsn')"
     rows = connection.execute(f"SHOW GLOBAL STATUS WHERE Variable_name IN {names}")
     return rows[0][1] if rows else ""
 
 
-def _dump_arguments(tool: Tool, server: Server, objects: Mapping[str, int]) -> list[str]:
+def _dumping(tool: Tool, server: Server, objects: Mapping[str, int], staging: Path) -> _Program:
     also = [f"--{kind}" for kind in ("triggers", "routines", "events") if objects[kind]]  # each needs a grant
     if tool.name == "mydumper":
-        modern = "--sync-thread-lock-mode" in tool.says("--help")
+        modern = "--sync-thread-lock-mode" in _said(tool.path, "--help")
         lock = "--sync-thread-lock-mode=NO_LOCK" if modern else "--no-locks"
         given = [lock, f"--threads={THREADS}", "--chunk-filesize=64", "--verbose=1", *_tls_arguments(tool, server)]
-        return [*given, *also, f"--database={server.database}"]
+        return _Program(tool, server, [*given, *also, f"--database={server.database}"], staging)
     given = ["--single-transaction", "--quick", "--hex-blob", "--no-tablespaces", "--default-character-set=utf8mb4"]
     given += ["--skip-add-drop-table", "--skip-add-locks"]  # it is loaded into an empty database, or not at all
     if tool.vendor == "MySQL":
         given += ["--set-gtid-purged=OFF", *(["--column-statistics=0"] if tool.version[0] != "5" else [])]
-    return [*given, *also, server.database]
+    return _Program(tool, server, [*given, *also, server.database], staging, stdout=subprocess.PIPE)
 
 
 def _wait_for_snapshot(program: _Program) -> None:

@@ -182,8 +182,9 @@ def connect(server: Server, *, write: bool = False) -> Connection:
     try:
         if server.ssl and not connection.execute("SHOW SESSION STATUS LIKE 'Ssl_cipher'")[0][1]:
             raise _unreadable(server, "TLS, as ssl says", "a server without TLS", "switch TLS on there, or ssl off")
-        connection.execute(
-            f"SET SESSION sql_mode = 'ANSI_QUOTES,STRICT_ALL_TABLES', time_zone = '+00:00',"
+        connection.execute(  # the comments are code to MariaDB alone, and to MySQL alone
+            "SET SESSION sql_mode = 'ANSI_QUOTES,STRICT_ALL_TABLES', time_zone = '+00:00', wait_timeout = 86400,"
+            " /*M!100101 max_statement_time = 0, */ /*!50708 max_execution_time = 0, */"
             f" lock_wait_timeout = {PATIENCE}, innodb_lock_wait_timeout = {PATIENCE}"
         )
         connection.execute(
