@@ -84,8 +84,13 @@ def test_a_database_on_a_server_is_found_without_connecting(
         monkeypatch.setenv("PRODUCTION", url)
         given = "env:PRODUCTION"
     elif way == "config directory":
-        store = {"type": "sql", "url": "mysql://db.example:3307/zenml", "username": "someone", "password": "s3cr3t@pw"}
-        (folder / "config.yaml").write_text(yaml.safe_dump({"store": store}))
+        section = {
+            "type": "sql",
+            "url": "mysql://db.example:3307/zenml",
+            "username": "someone",
+            "password": "s3cr3t@pw",
+        }
+        (folder / "config.yaml").write_text(yaml.safe_dump({"store": section}))
         given = str(folder)
     else:
         monkeypatch.setenv("ZENML_CONFIG_PATH", str(folder))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from databases import client, zenml_url
 
@@ -17,7 +18,7 @@ from zenml_upgrade_kit.stores.mysql import Server
 OPEN = "from zenml.client import Client; print(Client().list_pipeline_runs(size=1).total, 'runs')"
 
 
-def held(server: Server) -> tuple[dict[str, object], dict[str, str]]:
+def held(server: Server) -> tuple[dict[str, Any], dict[str, str]]:
     """Rows and contents of every table, and the definitions."""
     with closing(mysql.connect(server)) as connection:
         return mysql.contents([connection]), mysql.definitions(connection)

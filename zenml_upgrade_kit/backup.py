@@ -24,7 +24,7 @@ from zenml_upgrade_kit.findings import Finding, Severity, StepResult
 from zenml_upgrade_kit.plan import BackupChoices, Plan
 from zenml_upgrade_kit.runs import Run, Step
 from zenml_upgrade_kit.runs import begin as begin_step
-from zenml_upgrade_kit.stores import Store, dumping, locate, mysql, sqlite
+from zenml_upgrade_kit.stores import Reader, Store, dumping, locate, mysql, sqlite
 
 PLACE = "backups"
 """Where backups go that were asked for without a place."""
@@ -138,11 +138,16 @@ def make(store: Store, place: places.Place, choices: BackupChoices, *, code: Pat
 
 
 @contextmanager
-def _reading(store: Store) -> Iterator[Any]:
+def _reading(store: Store) -> Iterator[Reader]:
     """A connection that sees one moment of the store."""
-    with closing(mysql.connect(store.server) if store.server else sqlite.connect(store.path)) as connection:
-        mysql.begin(connection) if store.server else connection.execute("BEGIN")
-        yield connection
+    if store.server:
+        with closing(mysql.connect(store.server)) as session:
+            mysql.begin(session)
+            yield session
+    else:
+        with closing(sqlite.connect(store.path)) as connection:
+            connection.execute("BEGIN")
+            yield connection
 
 
 def _copy_file(store: Store, new: New, _: BackupChoices, folder: Path) -> dict[str, Any]:
@@ -186,7 +191,8 @@ def _copy_file(store: Store, new: New, _: BackupChoices, folder: Path) -> dict[s
 def _dump(store: Store, new: New, choices: BackupChoices, folder: Path) -> dict[str, Any]:
     """MySQL and MariaDB: dumped in one transaction, fingerprinted in the same snapshot."""
     assert store.server
-    with _reading(store) as connection:
+    with closing(mysql.connect(store.server)) as connection:
+        mysql.begin(connection)
         sizes = mysql.facts(connection)["tables"]
         belongings = inventory.belongings(connection, store.local_stores)
         stamp, version = inventory.stamp(connection), inventory.written_by(connection)

@@ -195,7 +195,7 @@ def _keep(live: Path, kept: Path) -> Path:
     except OSError:
         part = kept.with_name(f".{kept.name}.part")
         try:
-            shutil.copy2(live, part).replace(kept)
+            Path(shutil.copy2(live, part)).replace(kept)
         finally:
             part.unlink(missing_ok=True)
     return kept
