@@ -21,8 +21,10 @@ FLOORS = [
     {"archive", "checks", "environments", "managed", "probing", "pythons", "recipes", "schedule", "stores"},
     {"artifacts", "backup", "decision", "demo", "drill", "inventory", "preflight", "rehearsal", "restore", "retention"}
     | {"smoke", "upgrade"},
-    {"report", "show"},
+    {"tables"},
+    {"report", "show", "terminal"},
     {"workbook"},
+    {"backup_commands"},
     {"cli", "__main__"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -9,9 +9,9 @@ from html.parser import HTMLParser
 import examples
 import pytest
 
-from zenml_upgrade_kit import show, words
+from zenml_upgrade_kit import show, tables, words
 from zenml_upgrade_kit.findings import Severity, Status, StepResult, Verdict
-from zenml_upgrade_kit.show import Shown
+from zenml_upgrade_kit.tables import Shown
 
 EVERYTHING = [
     (show.banner, examples.preflight(Severity.BLOCK, Severity.INFO)),
@@ -128,13 +128,13 @@ def test_a_rollback_that_only_looked_says_so(applied: bool, said: str) -> None:
 
 
 def test_a_long_table_says_what_it_leaves_out() -> None:
-    shown = show.table([{"n": number} for number in range(show.MOST_ROWS + 1)], {"n": "Number"}, "Runs")
+    shown = tables.table([{"n": number} for number in range(tables.MOST_ROWS + 1)], {"n": "Number"}, "Runs")
     assert "the first 500 of 501" in shown.text
-    assert shown.html.count("<tr>") == show.MOST_ROWS + 1
+    assert shown.html.count("<tr>") == tables.MOST_ROWS + 1
 
 
 def test_numbers_are_aligned_right_and_missing_values_are_a_dash() -> None:
-    shown = show.table(
+    shown = tables.table(
         [{"table": "run", "rows": 1200}, {"table": "tag", "rows": None}], {"table": "Table", "rows": "Rows"}
     )
     assert shown.text.splitlines() == ["Table   Rows", "run    1,200", "tag        –"]
