@@ -199,6 +199,38 @@ def test_backups_are_forgotten_by_rule_and_on_request_only(
     assert f"removed: outdated backup {names[1]}" in again.stdout
 
 
+def test_a_bucket_holds_backups_as_a_folder_does(
+    mysql_store: OldStore, zenml_mariadb: Server, bucket: str, command: Command, tmp_path: Path
+) -> None:
+    server = mysql_store("0.80.2", zenml_mariadb)
+    amazon = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    variables = {"ZENML_STORE": databases.zenml_url(server), **amazon}
+    place = f"{bucket}/zenml"
+    made = command("backup", "--store", "env:ZENML_STORE", "--place", place, "--tool", "mariadb-dump", **variables)
+    assert made.returncode == 0, made.stderr
+    assert command("verify", place, "--restore", **variables).returncode == 0
+    databases.client(server, "DELETE FROM run_metadata_resource")
+    back = command("restore", place, "--into", "env:ZENML_STORE", "--replace", **variables)
+    assert back.returncode == 0, back.stderr
+    assert databases.client(server, "SELECT COUNT(*) > 0 FROM run_metadata_resource") == "1"
+    assert amazon["AWS_SECRET_ACCESS_KEY"] not in made.stdout + made.stderr + back.stdout + back.stderr
+    assert command("verify", "s3://no-such-bucket-here/x", **variables).returncode == 2
+
+
+def test_the_notebook_alone_makes_a_backup_and_a_report(deployment: Callable[..., Path], tmp_path: Path) -> None:
+    """As a schedule without the command would run it: with papermill."""
+    notebook = Path(__file__).parent.parent / "notebooks" / "20_backup.ipynb"
+    papermill = [sys.executable, "-m", "papermill", str(notebook), "done.ipynb", "--log-level", "ERROR"]
+    parameters = {"store": deployment("0.60.0"), "place": "place", "keep": "daily 7, weekly 5", "drill": "True"}
+    given = [word for name, value in parameters.items() for word in ("-p", name, str(value))]
+    ended = subprocess.run([*papermill, *given], env=surroundings(), cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    [made] = archive.backups(places.open_place(str(tmp_path / "place")))[0]
+    assert made.verified["restored_into"] == "a temporary file"
+    [run] = (tmp_path / "runs").glob("*-backup-0.60.0")
+    assert json.loads((run / "results" / "20_backup.json").read_text())["facts"]["where"] == made.where
+
+
 def test_the_nightly_job_is_printed_and_is_what_runs(deployment: Callable[..., Path], command: Command) -> None:
     shown = command("schedule", "cron", "--store", "env:STORE", "--place", "s3://bucket/zenml", "--keep-daily", "7")
     assert shown.returncode == 0, shown.stderr
