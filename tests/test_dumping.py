@@ -193,7 +193,7 @@ def busy(database: Callable[..., Server]) -> Iterator[Callable[..., tuple[Server
 def test_a_dump_of_a_database_in_use_is_of_one_moment(
     busy: Callable[..., tuple[Server, list[int]]], database: Callable[..., Server], tmp_path: Path, tool: str
 ) -> None:
-    source, _ = busy(0.3)
+    source, _ = busy(0.5)
     dump, files = kept(source, tmp_path, tool)
     assert dump.unsettled == []
     target = database()
@@ -407,6 +407,28 @@ def test_the_best_program_is_chosen_and_without_any_the_packages_are_named(monke
     for forced in ("", "mysqldump"):
         with pytest.raises(ToolMissing, match=r"apt install mariadb-client .*brew install .*mamba install"):
             dumping.dumper(forced)
+
+
+MYSQLS_OWN = """#!/bin/sh
+if [ "$1" = --version ]; then echo "mysqldump  Ver 8.4.3 for Linux on x86_64 (MySQL Community Server - GPL)"; exit; fi
+file="${1#--defaults-file=}"; shift
+cp "$file" "$0.cnf"; echo "$@" > "$0.args"
+sed -i -e /^ssl-mode/d -e /^get-server-public-key/d "$file"
+exec mariadb-dump --defaults-file="$file" $(echo "$@" | sed -e s/--set-gtid-purged=OFF// -e s/--column-statistics=0//)
+"""
+
+
+def test_the_program_of_mysql_gets_the_options_that_it_knows(
+    database: Callable[..., Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "mysqldump"
+    program.write_text(MYSQLS_OWN)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    dump, _ = kept(database("CREATE TABLE t (a INT)"), tmp_path, "mysqldump")
+    assert dump.tool == "mysqldump 8.4.3"
+    assert "--column-statistics=0" in (tmp_path / "mysqldump.args").read_text()
+    assert 'ssl-mode="PREFERRED"' in (tmp_path / "mysqldump.cnf").read_text()
 
 
 @pytest.mark.parametrize("loader", ["mariadb", "myloader"])

@@ -35,7 +35,7 @@ PACKET = 1 << 30
 BLOCK = 1 << 20
 SESSION = "SET SESSION sql_mode = 'NO_AUTO_VALUE_ON_ZERO', foreign_key_checks = 0, unique_checks = 0"
 _STARTED = re.compile(rb"-- (?:Table structure|Temporary|Dump completed)")
-_SANDBOX = re.compile(rb"/\*M?!999999\\- [^\n]*\n")
+_SANDBOX = re.compile(rb"\A/\*M?!999999\\- [^\n]*\n")
 """A first line of MariaDB's that older clients, and MySQL's, do not understand."""
 _Contents: TypeAlias = "dict[str, dict[str, Any]]"
 

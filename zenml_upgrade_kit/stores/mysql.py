@@ -213,9 +213,7 @@ def unreadable(server: Server, error: Exception) -> StoreUnreadable:
     if code == 2003:
         return _unreadable(server, "a server that answers", said, "start it, or correct host, port and firewall")
     if code in (0, 1053, 1317, 1927, 2006, 2013):
-        return _unreadable(
-            server, "a server that stays", f"the connection was lost {said}", "look at its log; try again"
-        )
+        return _unreadable(server, "a server that stays", said or "a lost connection", "look at its log; try again")
     return _unreadable(server, "a database that can be read", said, "see the message")
 
 
