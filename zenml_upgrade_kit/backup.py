@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 from zenml_upgrade_kit import archive, inventory, managed, places, retention
 from zenml_upgrade_kit import plan as plans
 from zenml_upgrade_kit.archive import Backup, New
-from zenml_upgrade_kit.drill import definition_digest, drill
+from zenml_upgrade_kit.drill import definition_digest, drill, server_at
 from zenml_upgrade_kit.errors import BackupUnusable, KitError, RunUnusable
 from zenml_upgrade_kit.findings import Finding, Severity, StepResult
 from zenml_upgrade_kit.plan import BackupChoices, Plan
@@ -88,16 +88,18 @@ def back_up(step: Step) -> StepResult:
         return step.result([_not_proven(store, error.problems)], facts)
     problems = archive.verify(backup)
     if choices.drill and not problems:
-        done = drill(backup, server=_drill_server(store, choices), identity=choices.identity)
+        server = server_at(choices.server) if choices.server else store.server
+        done = drill(backup, server=server, identity=choices.identity)
         problems = list(done.problems)
         not_checked += [f"the drill: {done.not_checked}"] if done.not_checked else []
     findings += [_not_proven(store, problems)] if problems else []
     not_checked += [f"contents of {name}: written to all the time" for name in backup.manifest["unsettled"]]
     findings += _same_disk(store, place) if choices.place else []
-    if hosted := _managed(store, choices, backup.name):
+    hosted, also = _managed(store, choices, backup.name)
+    findings += also
+    if hosted:
         facts["managed"] = dataclasses.asdict(hosted)
         not_checked += [f"{hosted.provider}: {hosted.problem}; look at {hosted.console}"] if hosted.problem else []
-        findings += [_no_automated_backups(hosted)] if hosted.automated is False else []
     if any(choices.keep.model_dump().values()) and not problems:
         policy = retention.Policy(**{f"keep_{name}": number for name, number in choices.keep.model_dump().items()})
         choices_made = retention.forget(place, policy, apply=True)
@@ -273,16 +275,28 @@ def _tar(folders: Iterable[Path]) -> Iterator[BinaryIO]:
         made.result()
 
 
-def _drill_server(store: Store, choices: BackupChoices) -> mysql.Server | None:
-    return locate(choices.server).server if choices.server else store.server
-
-
-def _managed(store: Store, choices: BackupChoices, name: str) -> managed.Managed | None:
-    """What the provider of the host says of its own backups, None where there is no provider."""
+def _managed(store: Store, choices: BackupChoices, name: str) -> tuple[managed.Managed | None, list[Finding]]:
+    """What the provider of the host says of its own backups, nothing where there is no provider."""
     if not store.server:
-        return None
-    place = (store.server.host, store.server.socket, choices.managed)
-    return managed.snapshot(*place, name=name) if choices.snapshot else managed.look(*place)
+        return None, []
+    place, findings = (store.server.host, store.server.socket, choices.managed), []
+    if choices.snapshot:
+        try:
+            hosted: managed.Managed | None = managed.snapshot(*place, name=name)
+        except KitError as error:
+            message = f"The snapshot that was asked for was not taken: {error.problem}: {error.found}."
+            subject = store.server.name
+            findings.append(
+                Finding(id="BK902", severity=Severity.BLOCK, subject=subject, message=message, remedy=error.remedy)
+            )
+            hosted = managed.look(*place)
+    else:
+        hosted = managed.look(*place)
+    if hosted and hosted.automated is False:
+        message = f"{hosted.provider} makes no automated backups of this instance."
+        subject, remedy = f"{hosted.provider} {hosted.instance}", f"Switch them on: {hosted.console}"
+        findings.append(Finding(id="BK901", severity=Severity.WARN, subject=subject, message=message, remedy=remedy))
+    return hosted, findings
 
 
 def _keep_what_matters(store: Store, place: places.Place) -> None:
@@ -317,13 +331,3 @@ def _same_disk(store: Store, place: places.Place) -> list[Finding]:
     message = "Backup and store share a disk: one failure takes both."
     remedy = "Choose another place: a folder on another disk, or a bucket."
     return [Finding(id="BK307", severity=Severity.WARN, subject=place.url, message=message, remedy=remedy)]
-
-
-def _no_automated_backups(hosted: managed.Managed) -> Finding:
-    return Finding(
-        id="BK901",
-        severity=Severity.WARN,
-        subject=f"{hosted.provider} {hosted.instance}",
-        message=f"{hosted.provider} makes no automated backups of this instance.",
-        remedy=f"Switch them on: {hosted.console}",
-    )

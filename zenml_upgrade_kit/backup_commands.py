@@ -42,13 +42,13 @@ def backup(given: argparse.Namespace) -> int:
 
 def verify(given: argparse.Namespace) -> int:
     """Hash the files of a backup again; with ``--restore``, restore it where it disturbs nobody."""
-    from zenml_upgrade_kit import archive, drill, stores
+    from zenml_upgrade_kit import archive, drill
 
     backup = archive.open_backup(given.backup)
     problems = archive.verify(backup)
     print(f"{backup.where}: {_all_or(problems, 'every file is as its manifest says')}")
     if given.restore and not problems:
-        server = stores.locate(given.server).server if given.server else None
+        server = drill.server_at(given.server) if given.server else None
         done = drill.drill(backup, server=server, identity=given.identity)
         if done.not_checked:
             tell(f"zenml-upgrade: the drill was not possible: {done.not_checked}")

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from zenml_upgrade_kit.archive import Backup
-from zenml_upgrade_kit.errors import BackupUnusable, KitError
+from zenml_upgrade_kit.errors import BackupUnusable, BadPlan, KitError, RestoreRefused, StoreUnreadable
 from zenml_upgrade_kit.findings import now
 from zenml_upgrade_kit.places import room
-from zenml_upgrade_kit.stores import dumping, mysql, private, scratch, sqlite
+from zenml_upgrade_kit.stores import dumping, locate, mysql, private, scratch, sqlite
 from zenml_upgrade_kit.stores.mysql import Server
 
 BLOCK = 1 << 20
@@ -46,13 +46,26 @@ def drill(backup: Backup, *, server: Server | None = None, identity: Path | None
     try:
         with _somewhere(backup, server, identity) as (into, problems):
             done = Drill(into=into, seconds=time.monotonic() - started, problems=tuple(problems))
-    except BackupUnusable as error:
+    except (BackupUnusable, RestoreRefused) as error:
         done = Drill(into="nowhere", problems=(f"{error.problem}: {error.found}",))
     except KitError as error:
         return Drill(into="nowhere", not_checked=f"{error.problem}: {error.found}")
     told = {"restored": now(), "restore_seconds": round(done.seconds or 0, 3), "restored_into": done.into}
     backup.record(**told, problem="; ".join(done.problems))
     return done
+
+
+def server_at(given: str) -> Server:
+    """The server to try a backup on; raises :class:`BadPlan` for a store that is a file."""
+    server = locate(given).server
+    if not server:
+        raise BadPlan(
+            "a drill can only be done on a server",
+            expected="env:NAME of a variable with a mysql:// URL",
+            found="a SQLite store",
+            remedy="name another, or none: then it is done in a private MariaDB",
+        )
+    return server
 
 
 @contextmanager
@@ -64,6 +77,7 @@ def _somewhere(backup: Backup, server: Server | None, identity: Path | None) -> 
     why_not = scratch.why_not(server, backup.manifest["server"]) if server else ""
     with nullcontext(server) if server and not why_not else private.server() as chosen:
         into = "a scratch schema beside the store" if chosen is server else "a private MariaDB"
+        into += f" (not beside the store: {why_not})" if why_not else ""
         with beside(backup, chosen, identity, purpose="drill") as (fresh, problems):
             with closing(mysql.connect(fresh)) as connection:
                 facts = mysql.facts(connection)
@@ -116,13 +130,16 @@ def beside(
     with closing(mysql.connect(server.using("information_schema"))) as connection:
         reasons = dumping.loadable(manifest["server"], connection)
     if reasons:
-        raise BackupUnusable(
+        raise StoreUnreadable(
             f"the backup {backup.where} cannot be loaded into {server.name}",
             expected=f"a server like the one it came from, {manifest['server']['flavour']}"
             f" {manifest['server']['version']}",
             found="; ".join(reasons),
             remedy="choose a server of that flavour and version, or newer; nothing was changed",
         )
+    for left in scratch.leftovers(server):
+        if not left["alive"]:  # of a drill or a restore that was killed
+            scratch.remove(server, left["name"])
     with (
         scratch.scratch(server, manifest["server"], purpose) as fresh,
         tempfile.TemporaryDirectory(prefix="zuk-") as staging,
