@@ -44,14 +44,14 @@ def start(plan: Plan) -> Run:
     if not plan.store:  # what is found here today must be what is found when the run goes on, in another shell
         found = str(store.config_yaml.parent) if store.config_yaml else store.url
         plan = plan.model_copy(update={"store": found})
-    place = plan.backup.place or os.environ.get("ZENML_UPGRADE_PLACE") or PLACE
+    place = plan.backup.place or PLACE
     chosen = BackupChoices.model_validate({**plan.backup.model_dump(), "place": place})
     with _reading(store) as connection:
         version = inventory.written_by(connection) or "unknown"
     return Run.create(plan.model_copy(update={"backup": chosen}), version, "", store.config_yaml)
 
 
-def begin(*, run: str = "", out: str = "", store: str = "", keep: str = "", **choices: Any) -> Step:
+def begin(*, run: str = "", out: str = "", store: str = "", code: str = "", keep: str = "", **choices: Any) -> Step:
     """Begin 20_backup: of the named run; of a new backup alone when a store or a place is given; else of the newest.
 
     keep: as in ``daily 7, weekly 5``. choices: of :class:`BackupChoices`; lists are separated by blanks.
@@ -62,10 +62,11 @@ def begin(*, run: str = "", out: str = "", store: str = "", keep: str = "", **ch
     if keep:
         chosen["keep"] = dict([*part.split(), ""][:2] for part in keep.split(","))
     if not run and (store or chosen.get("place")):
-        values = {"store": store, "out": out, "backup": chosen}
+        values = {"store": store, "code": code, "out": out, "backup": chosen}
         return start(plans.make(values, origin="the parameters")).begin("20_backup")
     step = begin_step("20_backup", run, out)
     values = {**step.plan.model_dump(), "backup": {**step.plan.backup.model_dump(), **chosen}}
+    values["code"] = code or step.plan.code
     plan = plans.make(values, origin="the parameters")
     return dataclasses.replace(step, run=dataclasses.replace(step.run, plan=plan))
 
