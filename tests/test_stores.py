@@ -17,7 +17,7 @@ import yaml
 
 from zenml_upgrade_kit import stores
 from zenml_upgrade_kit.errors import BadPlan, KitError, StoreUnreadable
-from zenml_upgrade_kit.stores import sqlite
+from zenml_upgrade_kit.stores import rows, sqlite
 
 Deployment = Callable[..., Path]
 VARIABLES = ("ZENML_CONFIG_PATH", "ZENML_LOCAL_STORES_PATH", "ZENML_STORE_URL")
@@ -345,6 +345,35 @@ def test_a_fingerprint_is_the_same_in_every_python(folder: Path) -> None:
         connection.execute("CREATE TABLE t (a, b, c)")
         connection.execute("INSERT INTO t VALUES (1, 'a', NULL), (-5000000000, 'é😀', 1.5), ('', x'00ff', '1')")
         assert sqlite.fingerprints(connection) == {"t": "5dfae70bf71812d710776f7a34f32e3d"}
+
+
+@pytest.mark.parametrize("program", [sys.executable, "/no/such/python", shutil.which("false"), shutil.which("sleep")])
+def test_contents_are_the_same_when_another_process_helps_or_fails_to(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, program: str
+) -> None:
+    path = make(folder / "zenml.db", rows=5000)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for name in ("user", "trigger", 'odd "name"\n é', "empty"):
+            connection.execute(f"CREATE TABLE {sqlite.quoted(name)} (a, b)")
+            connection.execute(f"INSERT INTO {sqlite.quoted(name)} SELECT v, CAST(x'ff' AS TEXT) FROM t")
+        connection.execute("DELETE FROM empty")
+    with closing(sqlite.connect(path)) as connection:
+        alone = sqlite.contents(connection)
+        monkeypatch.setattr(sqlite, "SHARED", 0)
+        monkeypatch.setattr(sys, "executable", program)
+        assert sqlite.contents(connection, copy=path) == alone
+    assert (
+        len({table["fingerprint"] for table in alone.values()}) == 3
+    )  # that of t, of three alike, and of the empty one
+    assert contents(folder) == {"zenml.db": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+def test_the_other_process_answers_with_the_same_fingerprints_without_the_kit(folder: Path) -> None:
+    path = make(folder / "zenml ?.db")
+    command = [sys.executable, "-I", "-S", rows.__file__, path.as_uri()]
+    said = subprocess.run(command, input='"t"\n"t"\n', capture_output=True, text=True, check=True).stdout.split()
+    with closing(sqlite.connect(path)) as connection:
+        assert said == [sqlite.fingerprints(connection)["t"]] * 2
 
 
 def test_a_fingerprint_holds_one_row_in_memory_at_a_time(folder: Path) -> None:
