@@ -241,7 +241,12 @@ def _belongings(
     for one in found["artifact_stores"]:
         if not (choices.with_artifacts and one["root"] and Path(one["root"]) in local):
             count = f"{one['versions']:,} artifact version{'' if one['versions'] == 1 else 's'}"
-            left_out.append(f"files of {count} in the {one['flavor']} store {one['name']}: {one['root'] or 'no path'}")
+            root = (
+                one["root"]
+                if one["root"] and (os.path.isabs(one["root"]) or "://" in one["root"])
+                else "on the machines of its users"
+            )
+            left_out.append(f"files of {count} in the {one['flavor']} store {one['name']}: {root}")
     if found["images"]:
         left_out.append(f"{found['images']:,} container image builds, in their registries")
     left_out.append(_secrets_elsewhere(store))

@@ -158,7 +158,11 @@ def backup(result: StepResult) -> Shown:
     tables = [{"table": name, **about} for name, about in (manifest.get("tables") or {}).items()]
     tables.sort(key=lambda row: (-(row.get("bytes") or row["rows"] or 0), row["table"]))
     sized = "bytes" if any(row.get("bytes") for row in tables) else "rows"
-    shown += bars([(row["table"], row.get(sized) or 0) for row in tables[:10]], f"Largest tables by {sized}", sized)
+    shown += bars(
+        [(row["table"], row.get(sized) or 0) for row in tables[:10]],
+        f"Largest tables by {'size' if sized == 'bytes' else 'rows'}",
+        sized,
+    )
     columns = {"table": "Table", "rows": "Rows", **({"bytes": "Size"} if sized == "bytes" else {})}
     shown += folded_table(
         tables, {**columns, "fingerprint": "Fingerprint"}, "table", after=" with rows and fingerprints"
