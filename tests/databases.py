@@ -2,6 +2,7 @@
 
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -36,8 +37,10 @@ def client(server: Server, sql: str) -> str:
 
 
 def run(program: str, server: Server, *arguments: str, sql: str = "") -> bytes:
-    """What a program of MariaDB prints; ``sql`` is its standard input."""
+    """What a program of MariaDB prints; ``sql`` is its standard input. No password is ever on a command line."""
     place = [f"--socket={server.socket}"] if server.socket else [f"--host={server.host}", f"--port={server.port}"]
-    account = [f"--user={server.user}", f"--password={server.password}", "--default-character-set=utf8mb4"]
-    command = [private.find(program), "--no-defaults", *place, *account, *arguments]
-    return subprocess.run(command, input=sql.encode(), check=True, stdout=subprocess.PIPE).stdout
+    with tempfile.NamedTemporaryFile("w", suffix=".cnf") as options:
+        options.write(f'[client]\nuser={server.user}\npassword="{server.password}"\ndefault-character-set=utf8mb4\n')
+        options.flush()
+        command = [private.find(program), f"--defaults-file={options.name}", *place, *arguments]
+        return subprocess.run(command, input=sql.encode(), check=True, stdout=subprocess.PIPE).stdout

@@ -50,7 +50,7 @@ def test_notebooks_are_stripped() -> None:
 @each_notebook
 def test_a_cell_asks_and_the_package_does(path: Path) -> None:
     for cell in cells(path, "code"):
-        assert len(cell.source.splitlines()) <= 10
+        assert len(cell.source.splitlines()) <= 10 or "parameters" in cell.metadata.get("tags", [])
         assert not [node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, LOGIC)], cell.source
 
 
