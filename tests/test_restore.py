@@ -127,13 +127,19 @@ def test_a_file_in_use_is_not_replaced(config: Path, database: Path, tmp_path: P
         assert sqlite.stamps(connection) == ["0.98.0"]
 
 
-def test_a_damaged_file_is_kept_although_it_cannot_be_backed_up(config: Path, database: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", ["all", "pages"])
+def test_a_damaged_file_is_kept_although_it_cannot_be_backed_up(
+    config: Path, database: Path, tmp_path: Path, part: str
+) -> None:
     whole, before = made(locate(str(config)), tmp_path / "place"), file_contents(database)
-    database.write_bytes(b"damaged")
+    whole_bytes = database.read_bytes()
+    half = len(whole_bytes) // 2
+    damaged = b"damaged" if part == "all" else whole_bytes[:half] + b"\xff" * (len(whole_bytes) - half)
+    database.write_bytes(damaged)
     done = restore.restore(whole, str(database), replace=True)
     assert file_contents(database) == before
-    assert Path(done.kept[0]).read_bytes() == b"damaged"
-    assert "could not be backed up" in done.actions[0]
+    assert Path(done.kept[0]).read_bytes() == damaged
+    assert "could not be backed up" in done.notes[0]
 
 
 def test_a_flipped_byte_in_any_file_stops_the_restore(config: Path, database: Path, tmp_path: Path) -> None:

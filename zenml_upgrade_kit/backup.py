@@ -30,11 +30,16 @@ PLACE = "backups"
 """Where backups go that were asked for without a place."""
 
 
-class _NotProven(Exception):
+class NotProven(BackupUnusable):
     """The copy differs from the source, or is damaged: it must not become a backup."""
 
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__(problems)
+    def __init__(self, store: Store, problems: list[str]) -> None:
+        super().__init__(
+            f"no proven backup can be made of {store.url}",
+            expected="a copy that is whole and equal to the store",
+            found="; ".join(problems[:5]),
+            remedy="try again; if it happens again, check the disk",
+        )
         self.problems = problems
 
 
@@ -65,8 +70,8 @@ def begin(*, run: str = "", out: str = "", store: str = "", code: str = "", keep
         values = {"store": store, "code": code, "out": out, "backup": chosen}
         return start(plans.make(values, origin="the parameters")).begin("20_backup")
     step = begin_step("20_backup", run, out)
-    values = {**step.plan.model_dump(), "backup": {**step.plan.backup.model_dump(), **chosen}}
-    values["code"] = code or step.plan.code
+    own = {"backup": {**step.plan.backup.model_dump(), **chosen}, "code": code or step.plan.code}
+    values = {**step.plan.model_dump(), **own}
     plan = plans.make(values, origin="the parameters")
     return dataclasses.replace(step, run=dataclasses.replace(step.run, plan=plan))
 
@@ -85,7 +90,7 @@ def back_up(step: Step) -> StepResult:
     findings, not_checked = [], []
     try:
         backup = make(store, place, choices, code=step.plan.code)
-    except _NotProven as error:
+    except NotProven as error:
         return step.result([_not_proven(store, error.problems)], facts)
     problems = archive.verify(backup)
     if choices.drill and not problems:
@@ -120,7 +125,7 @@ def of_run(run: Run) -> Backup:
 
 
 def make(store: Store, place: places.Place, choices: BackupChoices, *, code: Path | None = None) -> Backup:
-    """One backup of a store, complete with its manifest. Raises :class:`_NotProven` and leaves nothing otherwise."""
+    """One backup of a store, complete with its manifest. Raises :class:`NotProven` and leaves nothing otherwise."""
     with _reading(store) as connection:
         stamp = inventory.stamp(connection)
     with archive.create(place, stamp or "no-stamp", encrypt_to=choices.encrypt_to) as new:
@@ -178,7 +183,7 @@ def _copy_file(store: Store, new: New, _: BackupChoices, folder: Path) -> dict[s
     wanted = expected or contents
     names = sorted(name for name in wanted.keys() | contents.keys() if wanted.get(name) != contents.get(name))
     if problems or names:
-        raise _NotProven([*problems, *(f"table {name} differs from the source" for name in names)])
+        raise NotProven(store, [*problems, *(f"table {name} differs from the source" for name in names)])
     how = "rows and contents of every table" if expected else "every byte of every page"
     return {
         "stamp": stamp,

@@ -71,6 +71,8 @@ def restore(given: argparse.Namespace) -> int:
     )
     for action in done.actions:
         print(f"done: {action}")
+    for note in done.notes:
+        print(f"note: {note}")
     for kept in done.kept:
         print(f"kept: {kept}")
     print(f"\nRestored in {done.seconds:.1f} s. Go on with ZenML {done.opens_with}: a newer one migrates the database.")

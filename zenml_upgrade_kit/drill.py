@@ -50,8 +50,11 @@ def drill(backup: Backup, *, server: Server | None = None, identity: Path | None
         done = Drill(into="nowhere", problems=(f"{error.problem}: {error.found}",))
     except KitError as error:
         return Drill(into="nowhere", not_checked=f"{error.problem}: {error.found}")
-    told = {"restored": now(), "restore_seconds": round(done.seconds or 0, 3), "restored_into": done.into}
-    backup.record(**told, problem="; ".join(done.problems))
+    if done.problems:
+        backup.record(restored=None, problem="; ".join(done.problems))
+    else:
+        took = round(done.seconds or 0, 3)
+        backup.record(restored=now(), restore_seconds=took, restored_into=done.into, problem="")
     return done
 
 

@@ -30,13 +30,14 @@ APART = "before-restore"
 class Restored:
     """What a restore did.
 
-    into: the database, in words. opens_with: the ZenML release for it; a newer one migrates it. actions: sentences.
-    kept: files or schemas with what was there before. seconds: of the whole restore.
+    into: the database, in words. opens_with: the ZenML release for it; a newer one migrates it. actions, notes:
+    sentences. kept: files or schemas with what was there before. seconds: of the whole restore.
     """
 
     into: str
     opens_with: str
     actions: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -107,8 +108,10 @@ def _save_first(store: Store, given: Backup, done: Restored) -> None:
     choices = BackupChoices(encrypt_to=list(given.manifest["encrypted_to"]))
     here = given.place
     apart = replaced(here, url=f"{here.url}/{APART}", root=f"{here.root}/{APART}")
-    saved = backup.make(store, apart, choices)
-    done.actions.append(f"backed up what was there: {saved.where}")
+    try:
+        done.actions.append(f"backed up what was there: {backup.make(store, apart, choices).where}")
+    except (StoreUnreadable, backup.NotProven) as error:
+        done.notes.append(f"what was there is damaged: it could not be backed up, only kept ({error.found})")
 
 
 # a SQLite file
@@ -120,10 +123,7 @@ def _into_file(given: Backup, target: Path, done: Restored, *, replace: bool, id
         if not replace:
             raise _occupied(str(target), f"a file of {target.stat().st_size:,} bytes")
         fold_in(target)
-        try:
-            _save_first(Store(file=target, config_yaml=None, local_stores=target.parent), given, done)
-        except StoreUnreadable as error:
-            done.actions.append(f"what was there could not be backed up, only kept: {error.found}")
+        _save_first(Store(file=target, config_yaml=None, local_stores=target.parent), given, done)
     target.parent.mkdir(parents=True, exist_ok=True)
     with drill.unpacked(given, identity, target.parent) as copy:
         if problems := drill.differences(given, copy):
@@ -238,7 +238,7 @@ def _into_server(given: Backup, target: Server, done: Restored, *, replace: bool
             found="; ".join(users[:5]),
             remedy="stop ZenML servers and pipelines that use it, then try again; nothing was changed",
         )
-    done.actions += seen  # that others cannot be seen; the switch waits for them, but not long
+    done.notes += seen  # that others cannot be seen; the switch waits for them, but not long
     if held:
         _save_first(Store(server=target, config_yaml=None, local_stores=Path()), given, done)
     with drill.beside(given, target, identity, purpose="restore") as (fresh, problems):
