@@ -70,9 +70,9 @@ def begin(*, run: str = "", out: str = "", store: str = "", code: str = "", keep
         values = {"store": store, "code": code, "out": out, "backup": chosen}
         return start(plans.make(values, origin="the parameters")).begin("20_backup")
     step = begin_step("20_backup", run, out)
-    values = step.plan.model_dump()
-    values |= {"backup": {**values["backup"], **chosen}, "code": code or step.plan.code}
-    plan = plans.make(values, origin="the parameters")
+    given = step.plan.model_dump()
+    given |= {"backup": {**given["backup"], **chosen}, "code": code or step.plan.code}
+    plan = plans.make(given, origin="the parameters")
     return dataclasses.replace(step, run=dataclasses.replace(step.run, plan=plan))
 
 

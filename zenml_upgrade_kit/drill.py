@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,15 +152,39 @@ def beside(
         if manifest["dump_format"] == "mydumper":
             room(Path(staging), sum(file["original_bytes"] for file in backup.files("database")))
         files = ((file["original"], backup.open(file, identity)) for file in backup.files("database"))
-        dumping.load(fresh, format=manifest["dump_format"], files=files, staging=Path(staging))
-        yield fresh, server_differences(backup, fresh)
+        loaded = threading.Event()
+        with closing(mysql.connect(fresh)) as connection, ThreadPoolExecutor(1) as pool:
+            known = pool.submit(_as_they_come, connection, loaded) if manifest["dump_format"] == "sql" else None
+            try:
+                dumping.load(fresh, format=manifest["dump_format"], files=files, staging=Path(staging))
+            finally:
+                loaded.set()
+        yield fresh, server_differences(backup, fresh, known.result() if known else {})
 
 
-def server_differences(backup: Backup, server: Server) -> list[str]:
-    """Where a schema differs from the manifest: rows, contents, and on the same kind of server the definitions."""
+def _as_they_come(connection: mysql.Connection, loaded: threading.Event) -> dict[str, dict[str, Any]]:
+    """Contents of tables while later ones are loaded: one session loads them one after the other, on one core."""
+    found: dict[str, dict[str, Any]] = {}
+    earlier: set[str] = set()
+    while not loaded.wait(0.5):
+        there = set(mysql.tables(connection))
+        if there - earlier:  # whatever was there before them is complete
+            found |= mysql.contents([connection], earlier - found.keys())
+            earlier = there
+    return found
+
+
+def server_differences(
+    backup: Backup, server: Server, known: Mapping[str, Mapping[str, Any]] | None = None
+) -> list[str]:
+    """Where a schema differs from the manifest: rows, contents, and on the same kind of server the definitions.
+
+    known: contents of tables that were looked at before.
+    """
     connections = [mysql.connect(server) for _ in range(2)]
     try:
-        contents, facts = mysql.contents(connections), mysql.facts(connections[0])
+        rest = mysql.tables(connections[0]).keys() - (known or {}).keys()
+        contents, facts = {**(known or {}), **mysql.contents(connections, rest)}, mysql.facts(connections[0])
         definitions = mysql.definitions(connections[0])
     finally:
         for connection in connections:
@@ -166,11 +192,11 @@ def server_differences(backup: Backup, server: Server) -> list[str]:
     wanted = backup.manifest["server"]
     problems = _different(backup.manifest, contents)
     if (wanted["flavour"], wanted["version"].split(".")[:2]) == (facts["flavour"], facts["version"].split(".")[:2]):
-        known = backup.manifest["definitions"]
+        written = backup.manifest["definitions"]
         problems += [
             f"the definition of table {name} differs"
-            for name in sorted(known.keys() & definitions.keys())
-            if known[name] != definition_digest(definitions[name])
+            for name in sorted(written.keys() & definitions.keys())
+            if written[name] != definition_digest(definitions[name])
         ]
     return problems
 

@@ -7,7 +7,7 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
@@ -272,8 +272,10 @@ def counts(connection: Connection) -> dict[str, int]:
     return {name: connection.execute(f"SELECT COUNT(*) FROM {quoted(name)}")[0][0] for name in tables(connection)}
 
 
-def contents(connections: Sequence[Connection]) -> dict[str, dict[str, Any]]:
+def contents(connections: Sequence[Connection], only: Collection[str] | None = None) -> dict[str, dict[str, Any]]:
     """The content identity of every table: ``rows``, ``fingerprint`` and ``longest``, the bytes of its longest values.
+
+    only: tables to look at instead of all.
 
     Computed by the server, one table at a time in each connection, which should be in transactions of one moment.
     Columns count by name, order and text form, in the character set that they are stored in; rows in no order. Every
@@ -281,7 +283,7 @@ def contents(connections: Sequence[Connection]) -> dict[str, dict[str, Any]]:
     shifted and combined they make the row's, which are added up: it finds faults, not forgery. Measured: 1.05 times
     the time of CHECKSUM TABLE where the server reads from disk, 1.5 times in memory.
     """
-    columns = _columns(connections[0])
+    columns = {table: found for table, found in _columns(connections[0]).items() if only is None or table in only}
     sizes = _sizes(connections[0])
     todo = iter(sorted(columns, key=lambda table: sizes.get(table, 0), reverse=True))
 
