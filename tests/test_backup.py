@@ -201,8 +201,8 @@ def test_a_writer_waits_for_the_copy_and_its_comparison_only(
     def then_write(name: str) -> None:
         original = getattr(sqlite, name)
 
-        def call(*arguments: Any) -> Any:
-            value = original(*arguments)
+        def call(*arguments: Any, **named: Any) -> Any:
+            value = original(*arguments, **named)
             with writer(database, mode, patience=0, times=1) as process:
                 answer = process.communicate()[0]
             assert answer == "written\n" or "database is locked" in answer

@@ -172,11 +172,11 @@ def _copy_file(store: Store, new: New, _: BackupChoices, folder: Path) -> dict[s
             stamp = inventory.stamp(source)  # a transaction begins, and its lock is taken, with the first thing read
             sqlite.copy_from(source, copy)
             expected = None if sqlite.same_pages(file, copy) else sqlite.contents(source)
-        with ThreadPoolExecutor(1) as pool, closing(sqlite.connect(copy)) as connection, copy.open("rb") as plain:
+        with ThreadPoolExecutor(2) as pool, closing(sqlite.connect(copy)) as connection, copy.open("rb") as plain:
             packed = pool.submit(new.add, "zenml.db", plain, role="database", restore_to=str(store.path))
-            problems, contents = sqlite.damage(connection), sqlite.contents(connection)
-            belongings = inventory.belongings(connection, store.local_stores)
-            version = inventory.written_by(connection)
+            looked = pool.submit(_look, copy, store.local_stores)
+            contents = sqlite.contents(connection, copy=copy)
+            problems, belongings, version = looked.result()
             packed.result()
     except sqlite3.Error as error:
         raise sqlite.unreadable(store.path, error) from None
@@ -194,6 +194,13 @@ def _copy_file(store: Store, new: New, _: BackupChoices, folder: Path) -> dict[s
         "unsettled": [],
         "belongings": belongings,
     }
+
+
+def _look(copy: Path, local_stores: Path) -> tuple[list[str], dict[str, Any], str]:
+    """Damage, belongings and the release: SQLite's own work, on another core than Python's."""
+    with closing(sqlite.connect(copy)) as connection:
+        belongings = inventory.belongings(connection, local_stores)
+        return sqlite.damage(connection), belongings, inventory.written_by(connection)
 
 
 def _dump(store: Store, new: New, choices: BackupChoices, folder: Path) -> dict[str, Any]:

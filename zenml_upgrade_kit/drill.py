@@ -121,7 +121,8 @@ def differences(backup: Backup, database: Path) -> list[str]:
     """Where a SQLite file differs from what the manifest says of it, in sentences."""
     try:
         with closing(sqlite.connect(database)) as connection:
-            return [*sqlite.damage(connection), *_different(backup.manifest, sqlite.contents(connection))]
+            found = sqlite.contents(connection, copy=database)
+            return [*sqlite.damage(connection), *_different(backup.manifest, found)]
     except (sqlite3.Error, KitError) as error:
         return [str(getattr(error, "found", error))]
 
