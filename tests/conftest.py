@@ -27,7 +27,7 @@ from zenml_upgrade_kit import demo, environments
 from zenml_upgrade_kit.environments import Environment
 from zenml_upgrade_kit.probing import run_command
 from zenml_upgrade_kit.stores import private
-from zenml_upgrade_kit.stores.mysql import Server
+from zenml_upgrade_kit.stores.address import Server
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from dataclasses import replace
 from urllib.parse import quote
 
 from zenml_upgrade_kit.stores import private
-from zenml_upgrade_kit.stores.mysql import Server
+from zenml_upgrade_kit.stores.address import Server
 
 PASSWORD = "a@b:c/d%#e"
 

@@ -16,7 +16,7 @@ import databases
 import pytest
 
 from zenml_upgrade_kit import archive, places
-from zenml_upgrade_kit.stores.mysql import Server
+from zenml_upgrade_kit.stores.address import Server
 
 OldStore = Callable[..., Server]
 COMMAND = [sys.executable, "-m", "zenml_upgrade_kit"]

@@ -18,7 +18,7 @@ from zenml_upgrade_kit.errors import BadPlan
 from zenml_upgrade_kit.findings import Status, StepResult
 from zenml_upgrade_kit.plan import BackupChoices
 from zenml_upgrade_kit.stores import Store, mysql, scratch
-from zenml_upgrade_kit.stores.mysql import Server
+from zenml_upgrade_kit.stores.address import Server
 
 OldStore = Callable[..., Server]
 

@@ -17,8 +17,8 @@ import pytest
 import tls
 
 from zenml_upgrade_kit.errors import BadPlan, RestoreRefused, StoreUnreadable, ToolMissing
-from zenml_upgrade_kit.stores import dumping, mysql, private
-from zenml_upgrade_kit.stores.mysql import Server
+from zenml_upgrade_kit.stores import dumping, mysql, private, programs
+from zenml_upgrade_kit.stores.address import Server
 
 ODD = (
     "CREATE TABLE `trigger` (id CHAR(32) PRIMARY KEY, `values` MEDIUMTEXT, `key` VARCHAR(30) CHARACTER SET latin1)",
@@ -370,8 +370,8 @@ def test_a_dump_that_is_given_up_leaves_nothing_running(database: Callable[..., 
 KIT = """
 import sys, time
 from pathlib import Path
-from zenml_upgrade_kit.stores import dumping, mysql
-server = mysql.Server(user="root", socket=sys.argv[1], database=sys.argv[2])
+from zenml_upgrade_kit.stores import address, dumping, mysql
+server = address.Server(user="root", socket=sys.argv[1], database=sys.argv[2])
 with dumping.dump(server, tool=sys.argv[3], staging=Path(sys.argv[4])) as dump:
     dump._program.process.send_signal(19)  # it does not end by itself
     print(dump._program.process.pid, flush=True)
@@ -397,16 +397,16 @@ def test_the_program_ends_when_the_kit_is_killed(database: Callable[..., Server]
 
 
 def test_the_best_program_is_chosen_and_without_any_the_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = [dumping.dumper(), dumping.loader("mydumper"), dumping.loader("sql"), dumping.dumper("mysqldump")]
+    found = [programs.dumpers()[0], *map(programs.loader, ("mydumper", "sql")), *programs.dumpers("mysqldump")]
     assert [tool.name for tool in found] == ["mydumper", "myloader", "mariadb", "mysqldump"]
     assert [tool.vendor for tool in found[2:]] == ["MariaDB", "MariaDB"]  # Debian's mysqldump is MariaDB's
     assert str(found[3]).startswith("mysqldump 10.")
     with pytest.raises(BadPlan, match="mydumper or mariadb-dump or mysqldump"):
-        dumping.dumper("pg_dump")
+        programs.dumpers("pg_dump")
     monkeypatch.setattr(private, "find", lambda *names: "")
     for forced in ("", "mysqldump"):
         with pytest.raises(ToolMissing, match=r"apt install mariadb-client .*brew install .*mamba install"):
-            dumping.dumper(forced)
+            programs.dumpers(forced)
 
 
 MYSQLS_OWN = """#!/bin/sh

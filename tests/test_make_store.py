@@ -9,7 +9,7 @@ from pathlib import Path
 import databases
 import pytest
 
-from zenml_upgrade_kit.stores.mysql import Server
+from zenml_upgrade_kit.stores.address import Server
 
 sys.path.append(str(Path(__file__).parent / "bench"))
 

@@ -12,8 +12,9 @@ import pytest
 import tls
 
 from zenml_upgrade_kit.errors import BadPlan, StoreUnreadable
-from zenml_upgrade_kit.stores import mysql
-from zenml_upgrade_kit.stores.mysql import Connection, Server
+from zenml_upgrade_kit.stores import address, mysql
+from zenml_upgrade_kit.stores.address import Server
+from zenml_upgrade_kit.stores.mysql import Connection
 
 Make = Callable[..., Connection]
 
@@ -60,16 +61,17 @@ def database(mariadb: Server) -> Iterator[Make]:
 )
 def test_a_url_means_what_it_means_to_zenml(url: str, expected: Server) -> None:
     assert (
-        mysql.parse(url, {"username": "me", "password": "x", "database": "b"} if url == "mysql://h" else {}) == expected
+        address.parse(url, {"username": "me", "password": "x", "database": "b"} if url == "mysql://h" else {})
+        == expected
     )
 
 
 def test_certificates_are_files_and_switch_tls_on(tmp_path: Path) -> None:
     pem = tmp_path / "a b.pem"
     pem.touch()
-    found = mysql.parse(f"mysql://u:p@h/d?ssl_ca={quote(str(pem))}&ssl_verify_server_cert=True", {"ssl": False})
+    found = address.parse(f"mysql://u:p@h/d?ssl_ca={quote(str(pem))}&ssl_verify_server_cert=True", {"ssl": False})
     assert (found.ssl, found.ssl_ca, found.ssl_verify) == (True, str(pem), True)
-    assert mysql.parse("mysql://u:p@h/d", {"ssl_ca": str(pem), "ssl": True}) == replace(found, ssl_verify=False)
+    assert address.parse("mysql://u:p@h/d", {"ssl_ca": str(pem), "ssl": True}) == replace(found, ssl_verify=False)
 
 
 @pytest.mark.parametrize(
@@ -89,13 +91,13 @@ def test_certificates_are_files_and_switch_tls_on(tmp_path: Path) -> None:
 )
 def test_nonsense_in_a_url_is_named_without_the_password(url: str, section: dict[str, Any], found: str) -> None:
     with pytest.raises(BadPlan, match=r"MySQL URL") as raised:
-        mysql.parse(url, section)
+        address.parse(url, section)
     assert raised.value.found == found
     assert "hunter22" not in str(raised.value)
 
 
 def test_a_password_is_not_in_the_name_nor_in_repr() -> None:
-    server = mysql.parse("mysql://u:hunter22@h/d")
+    server = address.parse("mysql://u:hunter22@h/d")
     assert server.name == "mysql://u@h:3306/d"
     assert "hunter22" not in repr(server)
 
@@ -103,7 +105,7 @@ def test_a_password_is_not_in_the_name_nor_in_repr() -> None:
 def test_an_account_with_an_odd_password_gets_in_over_tls(secured: Server) -> None:
     user, password = quote(secured.user), quote(secured.password)
     url = f"mysql://{user}:{password}@{secured.host}:{secured.port}/test_tls?ssl_ca={quote(secured.ssl_ca)}"
-    assert mysql.parse(url) == secured
+    assert address.parse(url) == secured
     for one in (secured, replace(secured, ssl_verify=True), replace(secured, ssl_ca="")):
         with closing(mysql.connect(one)) as connection:
             assert mysql.facts(connection)["tls"].startswith("TLS_")

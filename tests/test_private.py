@@ -7,7 +7,7 @@ import pytest
 
 from zenml_upgrade_kit.errors import StoreUnreadable
 from zenml_upgrade_kit.stores import private
-from zenml_upgrade_kit.stores.mysql import Server
+from zenml_upgrade_kit.stores.address import Server
 
 
 def ask(server: Server, sql: str) -> str:

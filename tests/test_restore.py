@@ -15,7 +15,7 @@ from zenml_upgrade_kit.archive import Backup
 from zenml_upgrade_kit.errors import BackupUnusable, BadPlan, KitError, RestoreRefused, StoreUnreadable
 from zenml_upgrade_kit.plan import BackupChoices
 from zenml_upgrade_kit.stores import Store, locate, mysql, scratch, sqlite
-from zenml_upgrade_kit.stores.mysql import Server
+from zenml_upgrade_kit.stores.address import Server
 
 Deployment = Callable[..., Path]
 OldStore = Callable[..., Server]

@@ -17,7 +17,7 @@ from databases import client, run
 
 from zenml_upgrade_kit.errors import BadPlan, RestoreRefused, StoreUnreadable
 from zenml_upgrade_kit.stores import mysql, scratch
-from zenml_upgrade_kit.stores.mysql import Server
+from zenml_upgrade_kit.stores.address import Server
 
 Stores = Callable[..., Server]
 UTF8 = {"charset": "utf8mb4", "collation": "utf8mb4_general_ci", "tables": {}}
@@ -25,7 +25,7 @@ LATIN = {"charset": "latin1", "collation": "latin1_german2_ci", "tables": {}}
 PROCESS = """
 import json, sys
 from zenml_upgrade_kit.stores import scratch
-from zenml_upgrade_kit.stores.mysql import Server
+from zenml_upgrade_kit.stores.address import Server
 server, arguments = Server(**json.loads(sys.argv[1])), json.loads(sys.argv[2])
 """
 USING = PROCESS + "with scratch.scratch(server, *arguments) as fresh: print(fresh.database, flush=True); input()"

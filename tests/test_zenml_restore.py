@@ -13,7 +13,7 @@ from zenml_upgrade_kit import backup, places, restore
 from zenml_upgrade_kit.plan import BackupChoices
 from zenml_upgrade_kit.probing import Environment, run_command
 from zenml_upgrade_kit.stores import Store, mysql
-from zenml_upgrade_kit.stores.mysql import Server
+from zenml_upgrade_kit.stores.address import Server
 
 OPEN = "from zenml.client import Client; print(Client().list_pipeline_runs(size=1).total, 'runs')"
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from zenml_upgrade_kit.stores import mysql, private
-from zenml_upgrade_kit.stores.mysql import Server
+from zenml_upgrade_kit.stores.address import Server
 
 PASSWORD = "p%@:/#?'\"\\ ;é=w"
 HOST = "127.0.0.1"

@@ -7,15 +7,14 @@ import io
 import json
 import os
 import sqlite3
-import tarfile
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from zenml_upgrade_kit import archive, inventory, managed, places, retention
+from zenml_upgrade_kit import archive, inventory, managed, packing, places, retention
 from zenml_upgrade_kit import plan as plans
 from zenml_upgrade_kit.archive import Backup, New
 from zenml_upgrade_kit.drill import definition_digest, drill, server_at
@@ -241,14 +240,14 @@ def _belongings(
     else:
         left_out.append("config.yaml: it is not known which one belongs to this database")
     if code and (code / ".zen").is_dir():
-        with _tar([code / ".zen"]) as stream:
+        with packing.tar([code / ".zen"]) as stream:
             new.add("zen.tar", stream, role="zen", restore_to=str(code / ".zen"))
     else:
         left_out.append("the .zen folders of projects" + ("" if code else ": name the code directory with --code"))
     roots = [Path(one["root"]) for one in found["artifact_stores"] if one["flavor"] == "local" and one["root"]]
     local = [root for root in roots if root.is_dir()]
     if choices.with_artifacts and local:
-        with _tar(local) as stream:
+        with packing.tar(local) as stream:
             new.add("artifacts.tar", stream, role="artifacts", restore_to=os.path.commonpath(local))
     for one in found["artifact_stores"]:
         if not (choices.with_artifacts and one["root"] and Path(one["root"]) in local):
@@ -275,22 +274,6 @@ def _secrets_elsewhere(store: Store) -> str:
 
 def _text(text: str) -> BinaryIO:
     return io.BytesIO(text.encode())
-
-
-@contextmanager
-def _tar(folders: Iterable[Path]) -> Iterator[BinaryIO]:
-    """Folders as one tar stream, names from the file system's root, made while it is read."""
-    reading, writing = os.pipe()
-
-    def write() -> None:
-        with suppress(BrokenPipeError), os.fdopen(writing, "wb") as pipe, tarfile.open(mode="w|", fileobj=pipe) as tar:
-            for folder in folders:
-                tar.add(folder)
-
-    with ThreadPoolExecutor(1) as pool, os.fdopen(reading, "rb") as stream:
-        made = pool.submit(write)
-        yield stream
-        made.result()
 
 
 def _managed(store: Store, choices: BackupChoices, name: str) -> tuple[managed.Managed | None, list[Finding]]:

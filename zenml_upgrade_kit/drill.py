@@ -19,7 +19,7 @@ from zenml_upgrade_kit.errors import BackupUnusable, BadPlan, KitError, RestoreR
 from zenml_upgrade_kit.findings import now
 from zenml_upgrade_kit.places import room
 from zenml_upgrade_kit.stores import dumping, locate, mysql, private, scratch, sqlite
-from zenml_upgrade_kit.stores.mysql import Server
+from zenml_upgrade_kit.stores.address import Server
 
 BLOCK = 1 << 20
 

@@ -6,9 +6,11 @@ import hashlib
 import io
 import os
 import shutil
+import tarfile
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -68,6 +70,22 @@ def digest(stored: BinaryIO) -> tuple[int, str]:
     while tap.read(CHUNK):
         pass
     return tap.size, tap.sha256.hexdigest()
+
+
+@contextmanager
+def tar(folders: Iterable[Path]) -> Iterator[BinaryIO]:
+    """Folders as one tar stream, names from the file system's root, made while it is read."""
+    reading, writing = os.pipe()
+
+    def write() -> None:
+        with suppress(BrokenPipeError), os.fdopen(writing, "wb") as pipe, tarfile.open(mode="w|", fileobj=pipe) as tar:
+            for folder in folders:
+                tar.add(folder)
+
+    with ThreadPoolExecutor(1) as pool, os.fdopen(reading, "rb") as stream:
+        made = pool.submit(write)
+        yield stream
+        made.result()
 
 
 def recipient(text: str) -> Any:

@@ -20,7 +20,7 @@ from zenml_upgrade_kit.archive import Backup
 from zenml_upgrade_kit.errors import BackupUnusable, KitError, RestoreRefused, StoreUnreadable
 from zenml_upgrade_kit.plan import BackupChoices
 from zenml_upgrade_kit.stores import Store, scratch, sqlite
-from zenml_upgrade_kit.stores.mysql import Server
+from zenml_upgrade_kit.stores.address import Server
 
 APART = "before-restore"
 """Folder, in the place of a backup, of the backups of what a restore replaced: never the newest of the place."""

@@ -25,6 +25,18 @@ from zenml_upgrade_kit.tables import (
     table,
 )
 
+UNTRIED = "not done: restoring was not tried"
+READABLE = "that anyone with this backup can read"
+MANAGED = {
+    "provider": "Provider",
+    "instance": "Instance",
+    "automated": "Automated backups",
+    "retention_days": "Days kept",
+    "latest_restorable": "Restorable up to",
+    "newest_snapshot": "Newest snapshot",
+    "console": "Look at",
+}
+
 
 def banner(result: StepResult) -> Shown:
     """How the step ended, in one coloured line: status, findings, time."""
@@ -117,65 +129,46 @@ def backup(result: StepResult) -> Shown:
     """What was copied where, how it was proven, how long going back takes, and what is not inside."""
     manifest = result.facts.get("manifest") or {}
     verified = result.facts.get("verified") or {}
-    secrets = manifest.get("secrets") or {}
-    readable = secrets.get("readable") or 0
+    secrets, server = manifest.get("secrets") or {}, manifest.get("server") or {}
+    tried = verified.get("restored")
     facts = {
         **manifest,
         "where": result.facts.get("where"),
-        "hashed": words.when(verified["hashed"]) if verified.get("hashed") else None,
-        "drill": f"into {verified['restored_into']}, {words.when(verified['restored'])}"
-        if verified.get("restored")
-        else "not done: restoring was not tried"
-        if manifest
-        else None,
+        "server": server and f"{server['flavour']} {server['version']}",
+        "charset": server and f"{server['charset']}, {server['collation']}",
+        "hashed": verified.get("hashed") and words.when(verified["hashed"]),
+        "drill": f"into {verified['restored_into']}, {words.when(tried)}" if tried else manifest and UNTRIED,
         "seconds": verified.get("restore_seconds"),
-        "held": words.count(readable, "secret") + " that anyone with this backup can read" if readable else None,
-        "encrypted": words.count(secrets["encrypted"], "secret") if secrets.get("encrypted") else None,
-        "flavour": " ".join(str((manifest.get("server") or {}).get(key, "")) for key in ("flavour", "version")),
-        "charset": ", ".join(str((manifest.get("server") or {}).get(key, "")) for key in ("charset", "collation")),
+        "held": secrets.get("readable") and f"{words.count(secrets['readable'], 'secret')} {READABLE}",
+        "encrypted": secrets.get("encrypted") and words.count(secrets["encrypted"], "secret"),
     }
-    names = {
-        "where": "Backup",
-        "source": "Of",
-        "flavour": "Server",
-        "charset": "Character set",
-        "stamp": "Release stamp",
-    }
-    names |= {"tool": "Made with", "started": "Begun", "finished": "Finished", "compared": "Compared"}
-    names |= {"hashed": "Files hashed again", "drill": "Restored to try it", "seconds": "Restoring took"}
-    names |= {"encrypted_to": "Encrypted to", "held": "Readable secrets", "encrypted": "Encrypted secrets"}
-    shown = pairs({name: value for name, value in facts.items() if value not in ("", ", ", " ")}, names, "The backup")
+    names = {"where": "Backup", "source": "Of", "server": "Server", "charset": "Character set"}
+    names |= {"stamp": "Release stamp", "tool": "Made with", "started": "Begun", "finished": "Finished"}
+    names |= {"compared": "Compared", "hashed": "Files hashed again", "drill": "Restored to try it"}
+    names |= {"seconds": "Restoring took", "encrypted_to": "Encrypted to"}
+    names |= {"held": "Readable secrets", "encrypted": "Encrypted secrets"}
+    shown = pairs({name: value for name, value in facts.items() if value}, names, "The backup")
     shown += listing("Not part of this backup", manifest.get("not_included") or [])
-    hosted = result.facts.get("managed") or {}
-    names = {
-        "provider": "Provider",
-        "instance": "Instance",
-        "automated": "Automated backups",
-        "retention_days": "Days kept",
-    }
-    names |= {"latest_restorable": "Restorable up to", "newest_snapshot": "Newest snapshot", "console": "Look at"}
-    shown += pairs(hosted, names, "What the provider keeps") if hosted else Shown("", "")
+    if hosted := result.facts.get("managed"):
+        shown += pairs(hosted, MANAGED, "What the provider keeps")
+    return shown + _contents(manifest) + listing("Removed", result.facts.get("removed") or [])
+
+
+def _contents(manifest: Mapping[str, Any]) -> Shown:
+    """The tables and files of a backup, largest first."""
     tables = [{"table": name, **about} for name, about in (manifest.get("tables") or {}).items()]
     tables.sort(key=lambda row: (-(row.get("bytes") or row["rows"] or 0), row["table"]))
-    sized = "bytes" if any(row.get("bytes") for row in tables) else "rows"
-    shown += bars(
-        [(row["table"], row.get(sized) or 0) for row in tables[:10]],
-        f"Largest tables by {'size' if sized == 'bytes' else 'rows'}",
-        sized,
+    sized, by = ("bytes", "size") if any(row.get("bytes") for row in tables) else ("rows", "rows")
+    largest = [(row["table"], row.get(sized) or 0) for row in tables[:10]]
+    columns = {"table": "Table", "rows": "Rows", sized: by.capitalize(), "fingerprint": "Fingerprint"}
+    files = {"name": "File", "bytes": "Size", "original_bytes": "Unpacked", "sha256": "SHA-256"}
+    return (
+        bars(largest, f"Largest tables by {by}", sized)
+        + folded_table(tables, columns, "table", after=" with rows and fingerprints")
+        + folded_table(
+            manifest.get("files") or [], {**files, "restore_to": "Goes back to"}, "file", after=" in the backup"
+        )
     )
-    columns = {"table": "Table", "rows": "Rows", **({"bytes": "Size"} if sized == "bytes" else {})}
-    shown += folded_table(
-        tables, {**columns, "fingerprint": "Fingerprint"}, "table", after=" with rows and fingerprints"
-    )
-    files = {
-        "name": "File",
-        "bytes": "Size",
-        "original_bytes": "Unpacked",
-        "sha256": "SHA-256",
-        "restore_to": "Goes back to",
-    }
-    shown += folded_table(manifest.get("files") or [], files, "file", after=" in the backup")
-    return shown + listing("Removed", result.facts.get("removed") or [])
 
 
 def backup_row(one: Any) -> dict[str, Any]:

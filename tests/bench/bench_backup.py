@@ -15,7 +15,7 @@ from zenml_upgrade_kit import archive, backup, demo, environments, places
 from zenml_upgrade_kit.plan import BackupChoices
 from zenml_upgrade_kit.probing import run_command
 from zenml_upgrade_kit.stores import Store
-from zenml_upgrade_kit.stores.mysql import Server
+from zenml_upgrade_kit.stores.address import Server
 
 
 def kit(tool: str = "", *, file: Path | None = None, on: Server | None = None) -> Way:

@@ -10,7 +10,8 @@ import make_store
 from measure import Way, apart, compare, inside, options, server
 
 from zenml_upgrade_kit.stores import mysql, sqlite
-from zenml_upgrade_kit.stores.mysql import Connection, Server
+from zenml_upgrade_kit.stores.address import Server
+from zenml_upgrade_kit.stores.mysql import Connection
 
 
 def on(store: Server, work: Callable[[list[Connection]], object], *, connections: int = 1) -> Way:

@@ -18,7 +18,7 @@ from measure import Way, apart, compare, inside, options, program, server, shell
 from zenml_upgrade_kit import archive, restore
 from zenml_upgrade_kit.archive import Backup
 from zenml_upgrade_kit.stores import dumping
-from zenml_upgrade_kit.stores.mysql import Server
+from zenml_upgrade_kit.stores.address import Server
 
 
 def ways(made: Backup, target: Server) -> Mapping[str, Way]:

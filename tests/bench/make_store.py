@@ -26,8 +26,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import conftest
 import databases
 
-from zenml_upgrade_kit.stores import mysql
-from zenml_upgrade_kit.stores.mysql import Server
+from zenml_upgrade_kit.stores import address
+from zenml_upgrade_kit.stores.address import Server
 
 RELEASE = "0.70.0"
 RUNS, STEPS, VERSIONS, METADATA = 4_000, 14_286, 16_667, 11_111
@@ -175,7 +175,7 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=0.1)
     given = parser.parse_args()
     if "://" in given.target:
-        print(mariadb_store(mysql.parse(given.target), given.scale).name)
+        print(mariadb_store(address.parse(given.target), given.scale).name)
     else:
         print(sqlite_store(Path(given.target), given.scale))
 

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from databases import PASSWORD, client, zenml_url
 
 from zenml_upgrade_kit.stores import private
-from zenml_upgrade_kit.stores.mysql import Server
+from zenml_upgrade_kit.stores.address import Server
 
 Way = Callable[[Path], object]
 """Does it once, in an empty folder of its own that is removed afterwards."""

@@ -14,8 +14,8 @@ import platformdirs
 import yaml
 
 from zenml_upgrade_kit.errors import BadPlan, KitError, StoreUnreadable
-from zenml_upgrade_kit.stores import mysql, sqlite
-from zenml_upgrade_kit.stores.mysql import Server
+from zenml_upgrade_kit.stores import address, mysql, sqlite
+from zenml_upgrade_kit.stores.address import Server
 from zenml_upgrade_kit.stores.sqlite import quoted as quoted
 
 FORMS = (
@@ -87,7 +87,7 @@ def locate(given: str) -> Store:
             )
         return locate(value)
     if urlsplit(given).scheme.split("+")[0].lower() in NETWORKED:
-        return Store(server=mysql.parse(given), config_yaml=None, local_stores=Path())
+        return Store(server=address.parse(given), config_yaml=None, local_stores=Path())
     path = _file(given) if "://" in given else Path(os.path.abspath(os.path.expanduser(given)))
     if path.is_dir():
         return _of_config(path / "config.yaml", path / "local_stores")
@@ -110,7 +110,7 @@ def destination(given: str) -> Path | Server:
     if given.startswith("env:") and os.environ.get(given.removeprefix("env:"), "").partition(":")[0] != "env":
         given = os.environ.get(given.removeprefix("env:"), "")
     if urlsplit(given).scheme.split("+")[0].lower() in NETWORKED:
-        return mysql.parse(given)
+        return address.parse(given)
     if not given:
         raise BadPlan("there is nothing to restore into", expected=FORMS, found="nothing", remedy="name it with --into")
     path = _file(given) if "://" in given else Path(os.path.abspath(os.path.expanduser(given)))
@@ -128,7 +128,7 @@ def _own() -> Store:
     config, url = folder / "config.yaml", os.environ.get("ZENML_STORE_URL")
     if url and urlsplit(url).scheme in NETWORKED:
         section = {key: os.environ.get(f"ZENML_STORE_{key.upper()}") for key in SECTION}
-        server = mysql.parse(url, {key: value for key, value in section.items() if value})
+        server = address.parse(url, {key: value for key, value in section.items() if value})
         return Store(server=server, config_yaml=config if config.is_file() else None, local_stores=stores)
     if config.is_file() and not url:
         return _of_config(config, stores)
@@ -139,7 +139,7 @@ def _own() -> Store:
 def _of_config(config: Path, stores: Path) -> Store:
     """The store that a config.yaml names."""
     named = _database(config, stores)
-    if isinstance(named, mysql.Server):
+    if isinstance(named, Server):
         return Store(server=named, config_yaml=config, local_stores=stores)
     return _checked(named, config, _stores_of(named, stores), f"correct store.url in {config}")
 
@@ -168,7 +168,7 @@ def _database(config: Path, stores: Path) -> Path | Server:
                 return Path(os.path.abspath(stores / DEFAULT))
             if isinstance(section, dict) and isinstance(section.get("url"), str):
                 url = section["url"]
-                return mysql.parse(url, section) if urlsplit(url).scheme in NETWORKED else _file(url)
+                return address.parse(url, section) if urlsplit(url).scheme in NETWORKED else _file(url)
             expected, found = "store.url", "a store section without it"
     except FileNotFoundError:
         expected, found = "a ZenML config directory, with a config.yaml", "no config.yaml in it"

@@ -13,163 +13,23 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias, cast
 
-from zenml_upgrade_kit.errors import BadPlan, RestoreRefused, StoreUnreadable, ToolMissing
-from zenml_upgrade_kit.redact import Redactor
-from zenml_upgrade_kit.stores import mysql, private
-from zenml_upgrade_kit.stores.mysql import Connection, Server
+from zenml_upgrade_kit.errors import RestoreRefused, StoreUnreadable
+from zenml_upgrade_kit.stores import mysql, programs
+from zenml_upgrade_kit.stores.address import Server
+from zenml_upgrade_kit.stores.mysql import Connection
+from zenml_upgrade_kit.stores.programs import BLOCK, SESSION, Program, Tool
 
-DUMPERS = {"mydumper": "mydumper", "mariadb-dump": "sql", "mysqldump": "sql"}
-"""Programs in the order of preference, and the format that each writes."""
-LOADERS = {"mydumper": ("myloader", "mariadb", "mysql"), "sql": ("mariadb", "mysql")}
-INSTALL = "apt install mariadb-client (or mydumper), brew install mariadb, or mamba install -c conda-forge mariadb"
 THREADS = 2
 """Of a program that works with several, and sessions of our own that fingerprint meanwhile."""
 ATTEMPTS = 6
 """To start a dump in a moment in which nobody commits; each takes some hundredths of a second."""
-PACKET = 1 << 30
-"""Bytes of the longest statement, the most that servers allow."""
-BLOCK = 1 << 20
-SESSION = "SET SESSION sql_mode = 'NO_AUTO_VALUE_ON_ZERO', foreign_key_checks = 0, unique_checks = 0"
 _STARTED = re.compile(rb"-- (?:Table structure|Temporary|Dump completed)")
 _SANDBOX = re.compile(rb"\A/\*M?!999999\\- [^\n]*\n")
 """A first line of MariaDB's that older clients, and MySQL's, do not understand."""
 _Contents: TypeAlias = "dict[str, dict[str, Any]]"
-
-
-@dataclass(frozen=True)
-class Tool:
-    """An installed program; vendor: ``MariaDB`` or ``MySQL``, whose options differ."""
-
-    name: str
-    path: str
-    version: str
-    vendor: str
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.version}"
-
-
-@cache
-def _said(path: str, option: str) -> str:
-    return subprocess.run([path, option], capture_output=True, text=True, check=False).stdout
-
-
-def dumper(forced: str = "") -> Tool:
-    """The program to dump with: mydumper, which uses several sessions, else mariadb-dump, else mysqldump.
-
-    Raises :class:`BadPlan` for a program that is none of these, :class:`ToolMissing` when it, or all, are missing.
-    """
-    return _find(tuple(DUMPERS), forced)
-
-
-def loader(format: str, forced: str = "") -> Tool:  # noqa: A002
-    """The program to load a format with: myloader for mydumper's files where it is installed, else mariadb or mysql."""
-    return _find(LOADERS[format], forced)
-
-
-def _find(names: Sequence[str], forced: str) -> Tool:
-    problem, expected = "the database's programs are needed", forced or " or ".join(names)
-    if forced and forced not in names:
-        remedy = "name one of these, or none to have it chosen"
-        raise BadPlan(problem, expected=" or ".join(names), found=forced, remedy=remedy)
-    for name in [forced] if forced else names:
-        if path := private.find(name):
-            said = _said(path, "--version")
-            version = re.search(r"Distrib ([\w.]+)|from ([\w.]+)|(\d+\.\d+[\w.]*)", said)
-            found = next(filter(None, version.groups())) if version else ""
-            return Tool(name, path, found, "MariaDB" if "mariadb" in said.lower() else "MySQL")
-    raise ToolMissing(problem, expected=expected, found="not installed", remedy=INSTALL)
-
-
-class _Program:
-    """A running program, which reads how to connect from a file that only this user may read.
-
-    The password is never on a command line, in the environment or in a message. Where Linux can do it, the program
-    ends when this process does, however that happens.
-    """
-
-    def __init__(self, tool: Tool, server: Server, arguments: Sequence[str], staging: Path, **pipes: int) -> None:
-        self.tool, self.server = tool, server
-        self._own = tempfile.TemporaryDirectory(prefix="zuk-", dir=staging, ignore_cleanup_errors=True)
-        self.folder, self.options, self._log = (Path(self._own.name, name) for name in ("files", "my.cnf", "log"))
-        self.options.touch(mode=0o600)
-        self.options.write_text(_option_file(tool, server), encoding="utf-8")
-        guard = [found, "--pdeathsig", "KILL"] if (found := private.find("setpriv")) else []
-        command = [*guard, tool.path, f"--defaults-file={self.options}", *arguments]
-        command += [f"--outputdir={self.folder}"] if tool.name == "mydumper" else []
-        with self._log.open("wb") as log:
-            given: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, **pipes}
-            self.process = subprocess.Popen(command, stderr=log, bufsize=BLOCK, **given)
-
-    def __enter__(self) -> _Program:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        for pipe in (self.process.stdin, self.process.stdout):
-            with suppress(OSError):  # what it did not read is lost
-                if pipe:
-                    pipe.close()
-        self.process.wait()
-        self._own.cleanup()
-
-    def ended(self) -> str:
-        """Wait for its end: why that is not a good one, in its own words, "" when it is."""
-        code = self.process.wait()
-        text = " ".join(self._log.read_text(encoding="utf-8", errors="replace").split())
-        if not code and "CRITICAL" not in text:
-            return ""
-        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        text = text or f"{shutil.disk_usage(self._own.name).free:,} bytes are free in {self._own.name}"
-        return Redactor([self.server.password]).text(f"{self.tool} {how}: {text[-500:]}")
-
-    def failed(self, found: str) -> StoreUnreadable:
-        """What to raise when a dump did not end well."""
-        denied = "denied" in found or "privilege" in found
-        missing = mysql.missing_grant(found)
-        return StoreUnreadable(
-            f"{self.server.name} cannot be dumped",
-            expected=f"the grant {missing}" if denied else f"{self.tool} that finishes",
-            found=found,
-            remedy=mysql.grant(self.server, missing) if denied else "see the message; try again",
-        )
-
-
-def _option_file(tool: Tool, server: Server) -> str:
-    """The ``[client]`` options: MariaDB's and MySQL's programs differ in TLS; mydumper's library skips what is new."""
-    given = {
-        "user": server.user,
-        "password": server.password,
-        "max-allowed-packet": str(PACKET),  # 1G is one byte to a library of MariaDB's
-        **{name.replace("_", "-"): path for name in mysql.PEM_FILES if (path := getattr(server, name))},
-    }
-    if server.socket:
-        given |= {"protocol": "socket", "socket": server.socket}
-    else:
-        given |= {"protocol": "tcp", "host": server.host, "port": str(server.port)}
-    checked = server.ssl_verify and server.ssl_ca
-    if tool.name in ("mydumper", "myloader"):
-        given |= {"init-command": SESSION, "get-server-public-key": "1"}
-    elif tool.vendor == "MariaDB":
-        given |= {"ssl": str(int(server.ssl)), "ssl-verify-server-cert": "1" if checked else "0"}
-    else:
-        level = "VERIFY_IDENTITY" if checked else "VERIFY_CA" if server.ssl_ca else "REQUIRED"
-        given |= {"ssl-mode": level if server.ssl else "PREFERRED", "get-server-public-key": "1"}
-    escaped = {name: re.sub(r'(["\\])', r"\\\1", value) for name, value in given.items()}
-    return "[client]\n" + "".join(f'{name}="{value}"\n' for name, value in escaped.items())
-
-
-def _tls_arguments(tool: Tool, server: Server) -> list[str]:
-    """What mydumper and myloader do not read from the option file."""
-    if not server.ssl:
-        return []
-    level = "VERIFY_IDENTITY" if server.ssl_verify and server.ssl_ca else "REQUIRED"
-    files = [f"--{name[4:]}={path}" for name in mysql.PEM_FILES if (path := getattr(server, name))]
-    return [f"--ssl-mode={level}" if "--ssl-mode" in _said(tool.path, "--help") else "--ssl", *files]
 
 
 @dataclass
@@ -186,7 +46,7 @@ class Dump:
     format: str
     server: dict[str, Any]
     definitions: dict[str, str]
-    _program: _Program
+    _program: Program
     _watch: Connection
     _computed: list[Future[_Contents]]
     contents: _Contents = field(default_factory=dict)
@@ -221,14 +81,14 @@ def dump(server: Server, *, tool: str = "", staging: Path) -> Iterator[Dump]:
     program takes its own, and where nobody committed in between, by InnoDB's log position before and after, both are
     the same: this is tried a few times, and is how several sessions of mydumper become one snapshot too. On a server
     that never rests mariadb-dump is used, whose one session needs no luck, and tables that are equal in snapshots of
-    ours before and after its own are settled. tool: one of :data:`DUMPERS`, "" to choose. staging: for mydumper's
-    files. Raises :class:`StoreUnreadable`, :class:`ToolMissing`, :class:`BadPlan`.
+    ours before and after its own are settled. tool: one of :data:`programs.DUMPERS`, "" to choose. staging: for
+    mydumper's files. Raises :class:`StoreUnreadable`, :class:`ToolMissing`, :class:`BadPlan`.
     """
-    chosen = [dumper(name) for name in DUMPERS if private.find(name)] if not tool else [dumper(tool)]
+    chosen = programs.dumpers(tool)
     with ExitStack() as stack:
         watch, *before = (stack.enter_context(closing(mysql.connect(server))) for _ in range(1 + THREADS))
         facts, definitions = mysql.facts(watch), mysql.definitions(watch)
-        program, quiet = _start(chosen or [dumper()], watch, before, facts, staging)
+        program, quiet = _start(chosen, watch, before, facts, staging)
         stack.enter_context(program)
         moments = [before]
         if not quiet:
@@ -238,7 +98,7 @@ def dump(server: Server, *, tool: str = "", staging: Path) -> Iterator[Dump]:
         pool = stack.enter_context(ThreadPoolExecutor(1))
         computed = [pool.submit(_contents, sessions) for sessions in moments]
         stack.callback(_stop, computed, moments)
-        kind = DUMPERS[program.tool.name]
+        kind = programs.DUMPERS[program.tool.name]
         yield Dump(str(program.tool), kind, facts, definitions, program, watch, computed)
 
 
@@ -259,11 +119,11 @@ def _stop(computed: Iterable[Future[_Contents]], moments: Iterable[Sequence[Conn
 
 def _start(
     tools: Iterable[Tool], watch: Connection, before: Sequence[Connection], facts: Mapping[str, Any], staging: Path
-) -> tuple[_Program, bool]:
+) -> tuple[Program, bool]:
     """A program that has its snapshot, and whether it is that of the sessions too."""
     ascii_only = all(text.isascii() for text in mysql.definitions(watch).values())  # mydumper 0.10 loses the rest
     for tool in tools:
-        sql = DUMPERS[tool.name] == "sql"
+        sql = programs.DUMPERS[tool.name] == "sql"
         for left in reversed(range(ATTEMPTS)):
             position = _log_position(watch) if facts["engines"] in ([], ["InnoDB"]) else ""
             if not sql and not (ascii_only and position):
@@ -294,21 +154,27 @@ def _log_position(connection: Connection) -> str:
     return rows[0][1] if rows else ""
 
 
-def _dumping(tool: Tool, server: Server, objects: Mapping[str, int], staging: Path) -> _Program:
+def _dumping(tool: Tool, server: Server, objects: Mapping[str, int], staging: Path) -> Program:
     also = [f"--{kind}" for kind in ("triggers", "routines", "events") if objects[kind]]  # each needs a grant
     if tool.name == "mydumper":
-        modern = "--sync-thread-lock-mode" in _said(tool.path, "--help")
+        modern = "--sync-thread-lock-mode" in programs.said_by(tool.path, "--help")
         lock = "--sync-thread-lock-mode=NO_LOCK" if modern else "--no-locks"
-        given = [lock, f"--threads={THREADS}", "--chunk-filesize=64", "--verbose=1", *_tls_arguments(tool, server)]
-        return _Program(tool, server, [*given, *also, f"--database={server.database}"], staging)
+        given = [
+            lock,
+            f"--threads={THREADS}",
+            "--chunk-filesize=64",
+            "--verbose=1",
+            *programs.tls_arguments(tool, server),
+        ]
+        return Program(tool, server, [*given, *also, f"--database={server.database}"], staging)
     given = ["--single-transaction", "--quick", "--hex-blob", "--no-tablespaces", "--default-character-set=utf8mb4"]
     given += ["--skip-add-drop-table", "--skip-add-locks"]  # it is loaded into an empty database, or not at all
     if tool.vendor == "MySQL":
         given += ["--set-gtid-purged=OFF", *(["--column-statistics=0"] if tool.version[0] != "5" else [])]
-    return _Program(tool, server, [*given, *also, server.database], staging, stdout=subprocess.PIPE)
+    return Program(tool, server, [*given, *also, server.database], staging, stdout=subprocess.PIPE)
 
 
-def _wait_for_snapshot(program: _Program) -> None:
+def _wait_for_snapshot(program: Program) -> None:
     """Returns when the program has read its first definition, or has ended. Raises :class:`StoreUnreadable`."""
     if program.process.stdout:
         head = cast(io.BufferedReader, program.process.stdout).peek()
@@ -326,7 +192,7 @@ def _wait_for_snapshot(program: _Program) -> None:
 class _Output(io.RawIOBase):
     """What mariadb-dump writes; reading fails where it ends without its mark of completion."""
 
-    def __init__(self, program: _Program) -> None:
+    def __init__(self, program: Program) -> None:
         self._program, self._tail = program, b""
 
     def readable(self) -> bool:
@@ -342,7 +208,7 @@ class _Output(io.RawIOBase):
         return count
 
 
-def _mydumper_files(program: _Program) -> Generator[tuple[str, BinaryIO], None, list[str]]:
+def _mydumper_files(program: Program) -> Generator[tuple[str, BinaryIO], None, list[str]]:
     """Files as they are finished, so that they do not pile up: those that the program has not open (Linux tells)."""
     seen: list[str] = []
     opened = Path("/proc", str(program.process.pid), "fd")
@@ -374,7 +240,7 @@ def load(server: Server, *, format: str, files: Iterable[tuple[str, BinaryIO]], 
     files: as :meth:`Dump.files` gave them, in any order. staging: where mydumper's are written first. Raises
     :class:`RestoreRefused` with the program's own words, :class:`ToolMissing`, and whatever reading the files raises.
     """
-    chosen = loader(format, tool)
+    chosen = programs.loader(format, tool)
     with ExitStack() as stack:
         if format == "mydumper":
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="zuk-", dir=staging)))
@@ -384,11 +250,11 @@ def load(server: Server, *, format: str, files: Iterable[tuple[str, BinaryIO]], 
             files = ((path.name, stack.enter_context(path.open("rb"))) for path in sorted(folder.iterdir(), key=_turn))
         if chosen.name == "myloader":
             given = [f"--directory={folder}", f"--database={server.database}", f"--threads={THREADS}"]
-            given += ["--enable-binlog", "--verbose=1", *_tls_arguments(chosen, server)]  # replicas get it too
-            program = stack.enter_context(_Program(chosen, server, given, staging))
+            given += ["--enable-binlog", "--verbose=1", *programs.tls_arguments(chosen, server)]  # replicas get it too
+            program = stack.enter_context(Program(chosen, server, given, staging))
         else:
             given = ["--binary-mode", "--default-character-set=utf8mb4", server.database]
-            program = stack.enter_context(_Program(chosen, server, given, staging, stdin=subprocess.PIPE))
+            program = stack.enter_context(Program(chosen, server, given, staging, stdin=subprocess.PIPE))
             _feed(cast(BinaryIO, program.process.stdin), (source for name, source in files if _turn(Path(name))))
         if problem := program.ended():
             raise RestoreRefused(

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from zenml_upgrade_kit.errors import StoreUnreadable
-from zenml_upgrade_kit.stores.mysql import Server
+from zenml_upgrade_kit.stores.address import Server
 
 PATIENCE = 60.0
 """Seconds until the server must answer; measured: under one."""

@@ -16,7 +16,8 @@ from typing import Any
 from zenml_upgrade_kit.errors import BadPlan, KitError, RestoreRefused, StoreUnreadable
 from zenml_upgrade_kit.findings import now
 from zenml_upgrade_kit.stores import mysql
-from zenml_upgrade_kit.stores.mysql import Connection, Server, quoted
+from zenml_upgrade_kit.stores.address import Server
+from zenml_upgrade_kit.stores.mysql import Connection, quoted
 
 PREFIX = "zenml_upgrade_"
 OURS = re.compile(PREFIX + r"(\w+)_[0-9a-f]{8}")
