@@ -357,6 +357,26 @@ def test_an_interruption_of_the_kit_ends_the_whole_group(tmp_path: Path) -> None
     assert child_is_gone(tmp_path)
 
 
+KIT = """
+import json, sys
+from pathlib import Path
+from zenml_upgrade_kit.probing import Environment, run_command
+folder = Path(sys.argv[2])
+sleeper = f"import os, time; open({str(folder / 'child')!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+run_command(Environment.from_json(json.loads(sys.argv[1])), [sys.executable, "-c", sleeper], folder=folder, timeout=600)
+"""
+
+
+@pytest.mark.skipif(not probing.guarded([]), reason="only Linux ends the child of a killed process")
+def test_a_command_ends_with_a_kit_that_is_killed(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", KIT, json.dumps(HERE.to_json()), str(tmp_path)]) as kit:
+        while not (tmp_path / "child").exists() or not (tmp_path / "child").read_text():
+            assert kit.poll() is None
+            time.sleep(0.05)
+        kit.kill()
+    assert child_is_gone(tmp_path)
+
+
 def test_a_command_that_ends_leaves_no_child_behind(tmp_path: Path) -> None:
     command = sleepers(tmp_path)
     command[2] = command[2].rsplit(";", 1)[0]

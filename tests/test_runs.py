@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,6 +51,34 @@ def test_a_result_survives_the_round_trip(run: Run) -> None:
     assert run.result("00_start") == result
     assert result.not_checked == ["one thing"]
     assert result.status is Status.BLOCK
+
+
+ANOTHER = """
+import sys, time
+from pathlib import Path
+from zenml_upgrade_kit.runs import Run
+step = Run.open(Path(sys.argv[1])).begin("30_rehearsal")
+print("begun", flush=True)
+time.sleep(float(sys.argv[2]))
+"""
+
+
+def test_a_step_is_carried_out_by_one_process_at_a_time(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", ANOTHER, str(run.folder), "600"], stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout
+        assert other.stdout.readline() == "begun\n"
+        run.begin("40_artifacts")  # another step is free
+        monkeypatch.setattr(runs, "PATIENCE", 0.2)
+        with pytest.raises(RunUnusable, match="is in use") as refused:
+            run.begin("30_rehearsal")
+        assert "30_rehearsal" in refused.value.expected
+        other.kill()
+    step = run.begin("30_rehearsal")
+    assert run.begin("30_rehearsal").name == "30_rehearsal"  # a cell that is run again
+    step.finish(step.result())
+    subprocess.run([sys.executable, "-c", ANOTHER, str(run.folder), "0"], check=True)
 
 
 def test_finishing_with_a_block_saves_first_and_then_fails(run: Run) -> None:

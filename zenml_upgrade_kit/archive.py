@@ -42,6 +42,7 @@ By hand, with standard programs only (manifest.json names each file, its SHA-256
   3. load     mariadb DATABASE < database.sql                       a dump of mariadb-dump or mysqldump
               myloader --directory FOLDER --database DATABASE       a dump of mydumper
               cp zenml.db DESTINATION                               SQLite, while nothing uses the store
+              tar -xf NAME.tar -C /                                 zen.tar and artifacts.tar, to where they were
 """
 
 

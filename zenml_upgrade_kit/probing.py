@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -123,18 +125,20 @@ def run_command(
 
     folder: scratch for its ZenML configuration, stores and HOME, and for the log that stdout and stderr are appended
     to. variables: added to, and winning over, what is inherited. timeout: seconds; then the whole process group is
-    killed. The child gets its own process group, which ends with it, so that nothing stays behind.
+    killed. The child gets its own process group, which ends with it, so that nothing stays behind; when this process
+    is killed, the child ends with it where Linux can do that.
     """
     (folder / "home").mkdir(parents=True, exist_ok=True)
-    path = folder / log
+    path, surroundings = folder / log, _surroundings(environment, folder)
+    found = shutil.which(command[0], path=surroundings["PATH"])  # what does not start shall say so itself
     started = time.monotonic()
     timed_out = False
     with path.open("ab") as output:
         try:
             process = subprocess.Popen(
-                list(command),
+                guarded(command) if found else list(command),
                 cwd=cwd or folder,
-                env={**_surroundings(environment, folder), **(variables or {})},
+                env={**surroundings, **(variables or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -154,6 +158,18 @@ def run_command(
         finally:  # also when we are interrupted
             _end(process)
     return Ended(returncode=process.returncode, timed_out=timed_out, seconds=time.monotonic() - started, log=path)
+
+
+def guarded(command: Sequence[str]) -> list[str]:
+    """The command, as one that is killed when this process ends, however that happens, where Linux can do it."""
+    return [*_guard(), *command]
+
+
+@cache
+def _guard() -> tuple[str, ...]:
+    guard = (shutil.which("setpriv") or "", "--pdeathsig", "KILL", "--")
+    works = guard[0] and subprocess.run([*guard, "true"], capture_output=True, check=False).returncode == 0
+    return guard if works else ()
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import json
 import os
 import shutil
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
@@ -23,6 +25,11 @@ from zenml_upgrade_kit.redact import Redactor, secrets_in, secrets_of_environmen
 
 REHEARSAL = ("00_start", "10_preflight", "20_backup", "30_rehearsal", "40_artifacts", "50_smoke_runs", "60_decision")
 """The steps of a rehearsal in order; the names of the notebooks and of the results."""
+
+PATIENCE = 5
+"""Seconds that a step waits for another process to leave it: one that was killed takes its notebook along in two."""
+_HELD: dict[Path, IO[str]] = {}
+"""Locks of the steps that this process is carrying out; they end with it."""
 
 
 def write_whole(path: Path, data: str | bytes) -> None:
@@ -200,9 +207,43 @@ class Run:
             (self.folder / "verdict.json").unlink(missing_ok=True)
 
     def begin(self, step: str) -> Step:
-        """Start a step: its earlier result goes, and what was built on it, so that nothing stale can be believed."""
+        """Start a step: its earlier result goes, and what was built on it, so that nothing stale can be believed.
+
+        Raises :class:`RunUnusable` while another process carries the step out.
+        """
+        self.hold(step)
         self.forget(step)
         return Step(run=self, name=step, started=now(), clock=time.monotonic())
+
+    def hold(self, what: str) -> None:
+        """Keep other processes out of a step, or of the whole ``rehearsal``, until :meth:`release` or our end.
+
+        Raises :class:`RunUnusable` when one is in it, and stays.
+        """
+        path, until = self.work / f"{what}.lock", time.monotonic() + PATIENCE
+        if path in _HELD:
+            return  # a cell that is run again
+        file = path.open("a")
+        with suppress(OSError):  # a file system without locks
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > until:
+                        raise RunUnusable(
+                            f"{self.folder} is in use",
+                            expected=f"a run whose {what} nobody else carries out",
+                            found="another process that does",
+                            remedy="wait for it, or end it: a notebook in JupyterLab by restarting its kernel",
+                        ) from None
+                time.sleep(0.05)
+        _HELD[path] = file
+
+    def release(self, what: str) -> None:
+        """Let others in again."""
+        if file := _HELD.pop(self.work / f"{what}.lock", None):
+            file.close()
 
     def save(self, result: StepResult) -> None:
         """Write one step's result; what its programs printed into logs is scrubbed, too."""
@@ -272,6 +313,7 @@ class Step:
     def finish(self, result: StepResult) -> None:
         """Save the result; raise :class:`StepFailed` when a finding blocks, so that plain papermill exits 1 too."""
         self.run.save(result)
+        self.run.release(self.name)
         blocks = [finding for finding in result.findings if finding.severity is Severity.BLOCK]
         if blocks:
             lines = [f"  {finding.id} {finding.subject}: {finding.message}" for finding in blocks[:5]]

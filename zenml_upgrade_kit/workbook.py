@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import takewhile
@@ -41,6 +42,7 @@ def rehearse(run: Run, *, keep_going: bool = False, tell: Callable[[str], None] 
 
     Stops at the first step that blocks or cannot be carried out, unless ``keep_going``. ``tell`` gets one line a step.
     """
+    run.hold("rehearsal")
     done = _done(run)
     for step in done:
         tell(f"{step:<14} kept from the earlier attempt")
@@ -54,6 +56,7 @@ def rehearse(run: Run, *, keep_going: bool = False, tell: Callable[[str], None] 
         result = carry_out(run, step)
         results.append(result)
         stopped = stopped or (result.status not in GOOD and not keep_going)
+    run.release("rehearsal")
     return results
 
 
@@ -73,14 +76,14 @@ def carry_out(run: Run, step: str, parameters: Mapping[str, Any] | None = None) 
     A notebook that could not do its work leaves a result with status ``error``.
     """
     from nbclient.exceptions import DeadKernelError
-    from papermill.exceptions import PapermillExecutionError
 
+    papermill = _papermill()
     archived = run.folder / "notebooks" / f"{step}.ipynb"
     executed = run.work / f"{step}.ipynb"  # private until it is scrubbed
     error, started, clock = "", now(), time.monotonic()
     try:
         execute(notebooks() / f"{step}.ipynb", executed, {"run": str(run.folder), **(parameters or {})}, run.folder)
-    except PapermillExecutionError as raised:
+    except papermill.exceptions.PapermillExecutionError as raised:
         if raised.ename != StepFailed.__name__:
             error = str(raised.evalue) or raised.ename
     except DeadKernelError:
@@ -102,9 +105,9 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, Any], folder:
 
     The kernel is this interpreter's, with a Jupyter and IPython configuration of its own.
     """
-    import papermill
     from traitlets.config import Config
 
+    papermill = _papermill()
     if not notebook.is_file():
         raise RunUnusable(
             f"there is no notebook {notebook.name}",
@@ -137,6 +140,14 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, Any], folder:
                 }
             ),
         )
+
+
+def _papermill() -> Any:
+    """It imports the clients of every cloud that are installed, and some of them print warnings then."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import papermill.exceptions
+    return papermill
 
 
 @contextmanager

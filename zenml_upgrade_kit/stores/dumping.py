@@ -90,15 +90,15 @@ def dump(server: Server, *, tool: str = "", staging: Path) -> Iterator[Dump]:
         facts, definitions = mysql.facts(watch), mysql.definitions(watch)
         program, quiet = _start(chosen, watch, before, facts, staging)
         stack.enter_context(program)
-        moments = [before]
+        kind = programs.DUMPERS[program.tool.name]
+        moments = [before[:1] if kind == "sql" else before]  # what reads with one session is followed by one
         if not quiet:
-            moments.append([stack.enter_context(closing(mysql.connect(server))) for _ in before])
+            moments.append([stack.enter_context(closing(mysql.connect(server))) for _ in moments[0]])
             for session in moments[-1]:
                 mysql.begin(session)
         pool = stack.enter_context(ThreadPoolExecutor(1))
         computed = [pool.submit(_contents, sessions) for sessions in moments]
         stack.callback(_stop, computed, moments)
-        kind = programs.DUMPERS[program.tool.name]
         yield Dump(str(program.tool), kind, facts, definitions, program, watch, computed)
 
 

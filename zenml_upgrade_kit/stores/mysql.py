@@ -185,15 +185,16 @@ def contents(connections: Sequence[Connection], only: Collection[str] | None = N
 
     only: tables to look at instead of all.
 
-    Computed by the server, one table at a time in each connection, which should be in transactions of one moment.
+    Computed by the server, one table at a time in each connection, which should be in transactions of one moment: a
+    single one goes through them by name, close to mariadb-dump, so that both read a page while it is in memory.
     Columns count by name, order and text form, in the character set that they are stored in; rows in no order. Every
     column has a CRC-32 of its own, so that no value is ambiguous and none too long, NULL a number that no CRC-32 is;
     each times a factor of its own they make the row's CRC-32, and these are added up: it finds faults, not forgery.
     Two sessions took 0.8 times as long as CHECKSUM TABLE where the server reads from disk, 1.3 times in memory.
     """
     columns = {table: found for table, found in _columns(connections[0]).items() if only is None or table in only}
-    sizes = _sizes(connections[0])
-    todo = iter(sorted(columns, key=lambda table: sizes.get(table, 0), reverse=True))
+    sizes = _sizes(connections[0]) if len(connections) > 1 else {}  # largest first: all are done at the same time
+    todo = iter(sorted(columns, key=lambda table: (-sizes.get(table, 0), table)))
 
     def work(connection: Connection) -> dict[str, dict[str, Any]]:
         return {table: _content(connection, table, columns[table]) for table in todo}

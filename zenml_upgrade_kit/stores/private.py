@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from zenml_upgrade_kit.errors import StoreUnreadable
+from zenml_upgrade_kit.probing import guarded
 from zenml_upgrade_kit.stores.address import Server
 
 PATIENCE = 60.0
@@ -59,7 +60,7 @@ def server(options: Mapping[str, str] | None = None, *, port: int = 0, folder: P
             **({"port": str(port), "bind-address": "127.0.0.1"} if port else {"skip-networking": "1"}),
             **(options or {}),
         }
-        command = [find("mariadbd"), "--no-defaults", f"--datadir={data}", f"--socket={socket}"]
+        command = guarded([find("mariadbd"), "--no-defaults", f"--datadir={data}", f"--socket={socket}"])
         command += [f"--pid-file={own}/pid", f"--tmpdir={own}", "--skip-name-resolve", *account]
         command += [f"--{name}={value}" for name, value in chosen.items()]
         with (

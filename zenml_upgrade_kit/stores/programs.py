@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from zenml_upgrade_kit.errors import BadPlan, StoreUnreadable, ToolMissing
+from zenml_upgrade_kit.probing import guarded
 from zenml_upgrade_kit.redact import Redactor
 from zenml_upgrade_kit.stores import mysql, private
 from zenml_upgrade_kit.stores.address import PEM_FILES, Server
@@ -89,8 +90,7 @@ class Program:
         self.folder, self.options, self._log = (Path(self._own.name, name) for name in ("files", "my.cnf", "log"))
         self.options.touch(mode=0o600)
         self.options.write_text(_option_file(tool, server), encoding="utf-8")
-        guard = [found, "--pdeathsig", "KILL"] if (found := private.find("setpriv")) else []
-        command = [*guard, tool.path, f"--defaults-file={self.options}", *arguments]
+        command = guarded([tool.path, f"--defaults-file={self.options}", *arguments])
         command += [f"--outputdir={self.folder}"] if tool.name == "mydumper" else []
         with self._log.open("wb") as log:
             given: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, **pipes}
