@@ -274,6 +274,29 @@ def test_the_order_of_rows_and_the_number_of_connections_do_not_matter(database:
     assert (list(found), found["x"]["rows"]) == (["x", "y", "z"], 500)
 
 
+KEYS = {
+    "CHAR(36)": ["", "0", "10", "44", "8", "7f", "a", "C", "cc", "é"],
+    "VARCHAR(9) CHARACTER SET latin1 COLLATE latin1_bin": ["0", "4", "8", "C", "c", "é"],
+    "INT": ["-1", "0", "4", "5", "8", "40"],
+    "DATETIME(6)": ["2024-01-01", "2024-08-08"],
+    "VARBINARY(9)": ["0", "4", "8", "c"],
+}
+
+
+@pytest.mark.parametrize("primary", ["PRIMARY KEY (a)", "PRIMARY KEY (a, b)", "KEY (a)"])
+@pytest.mark.parametrize("kind", KEYS)
+def test_a_large_table_in_parts_is_the_same_as_in_one(
+    database: Make, monkeypatch: pytest.MonkeyPatch, kind: str, primary: str
+) -> None:
+    rows = ", ".join(f"('{key}', {number}, NULL)" for number, key in enumerate(KEYS[kind]))
+    one = database(f"CREATE TABLE t (a {kind}, b INT, c LONGTEXT, {primary})", f"INSERT INTO t VALUES {rows}")
+    monkeypatch.setattr(mysql, "LARGE", -1)
+    with closing(mysql.connect(one.server)) as second:
+        found = mysql.contents([one, second])
+    assert found == mysql.contents([one])
+    assert found["t"]["rows"] == len(KEYS[kind])
+
+
 def test_values_longer_than_a_packet_are_fingerprinted(database: Make) -> None:
     connection = database("CREATE TABLE t (a LONGTEXT, b LONGBLOB)", "SET GLOBAL max_allowed_packet = 16 << 20")
     try:

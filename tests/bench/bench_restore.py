@@ -1,4 +1,6 @@
-"""Restores by the kit against the same tool by hand: ``python tests/bench/bench_restore.py [--scale 0.1|1]``.
+"""Restores by the kit against the same tool by hand.
+
+``python tests/bench/bench_restore.py [--scale 0.1|1] [--only mariadb-dump|mydumper]``
 
 The kit hashes the backup, loads it beside the target, compares rows, contents and definitions of every table with the
 manifest, and switches; "loading alone" is that without the rest.
@@ -47,11 +49,11 @@ def ways(made: Backup, target: Server) -> Mapping[str, Way]:
 
 
 def main() -> None:
-    given = options(__doc__)
+    given = options(__doc__, only="")
     with inside(given.folder) as text, server(Path(text)) as (root, _):
         folder, store = Path(text), root.using("big")
         apart(lambda: make_store.mariadb_store(store, given.scale))
-        for tool in ("mariadb-dump", "mydumper"):
+        for tool in [given.only] if given.only else ["mariadb-dump", "mydumper"]:
             apart(partial(kit(tool, on=store), folder / tool))
             made = ways(archive.open_backup(folder / tool), root.using("copy"))
             title = f"Restore of what {tool} wrote, scale {given.scale:g}"
