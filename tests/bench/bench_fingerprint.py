@@ -45,11 +45,11 @@ def main() -> None:
         apart(lambda: make_store.sqlite_store(file, given.scale))
         ways = {
             "CHECKSUM TABLE of all tables": on(store, checksum),
-            "kit, one connection": on(store, mysql.contents),
-            "kit, two connections, as in a backup": on(store, mysql.contents, connections=2),
+            "kit, one connection, as beside mariadb-dump": on(store, mysql.contents),
+            "kit, two connections, as beside mydumper": on(store, mysql.contents, connections=2),
             "kit, the same store in SQLite": of_sqlite(file),
         }
-        targets = {"kit, two connections, as in a backup": 1.5}
+        targets = {"kit, two connections, as beside mydumper": 1.5}
         title = f"Fingerprints, scale {given.scale:g}"
         compare(title, ways, repeat=given.repeat, folder=Path(text), targets=targets)
 
