@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -235,7 +236,10 @@ def test_the_nightly_job_is_printed_and_is_what_runs(deployment: Callable[..., P
     shown = command("schedule", "cron", "--store", "env:STORE", "--place", "s3://bucket/zenml", "--keep-daily", "7")
     assert shown.returncode == 0, shown.stderr
     [line] = [line for line in shown.stdout.splitlines() if "zenml-upgrade backup" in line]
-    assert line.endswith("backup --store env:STORE --place s3://bucket/zenml --keep-daily 7")
+    words = shlex.split(line)
+    assert " ".join(words[-9:-3]) == "backup --store env:STORE --place s3://bucket/zenml --out"
+    assert Path(words[-3]).is_absolute()
+    assert words[-2:] == ["--keep-daily", "7"]
     secret = command("schedule", "cron", "--store", "mysql://u:hunter2@h/db", "--place", "backups")
     assert secret.returncode == 2
     assert "hunter2" not in secret.stdout + secret.stderr

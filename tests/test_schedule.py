@@ -157,6 +157,24 @@ def test_cron_runs_the_command_with_its_arguments_and_variables(
     assert zenml_upgrade() == [list(ODD), "mysql://u:p%40$x@db/zenml"]
 
 
+@pytest.mark.parametrize("kind", ["cron", "systemd"])
+def test_a_job_of_this_machine_means_the_folders_that_are_meant_here(
+    kind: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home.parent)
+    monkeypatch.setenv("PATH", str(home))  # nothing is found there: the kit beside this Python is meant
+    (home.parent / "bin").mkdir()
+    kit = home.parent / "bin" / "zenml-upgrade"
+    kit.touch(mode=0o755)
+    monkeypatch.setattr("sys.executable", str(kit.with_name("python")))
+    given = ("--store", "store/zenml.db", "--place", "~/kept", "--out", "runs", "--drill")
+    text = "".join(schedule.render(kind, Job(command=("zenml-upgrade", "backup", *given))).values())
+    for path in (kit, home.parent / "store" / "zenml.db", Path.home() / "kept", home.parent / "runs"):
+        assert str(path) in text
+    remote = ("zenml-upgrade", "backup", "--store", "env:STORE_URL", "--place", "s3://backups/a")
+    assert Job(command=remote).local[1:] == list(remote[1:])
+
+
 def test_without_its_variables_the_command_is_not_run(
     home: Path, crontab: Callable[..., str], zenml_upgrade: Callable[[], Any]
 ) -> None:
@@ -291,7 +309,18 @@ def test_the_container_gets_the_kit_and_the_very_arguments(
 ) -> None:
     for name in ("apt-get", "pip"):
         program(name, f"echo {name} \"$@\" >> '{home}/calls'")
-    arguments = ("backup", "--place", "s3://backups/a", "--encrypt-to", "age1x", *ODD, "$$", "a\\b")
+    arguments = (
+        "backup",
+        "--store",
+        "env:STORE_URL",
+        "--place",
+        "s3://backups/a",
+        "--encrypt-to",
+        "age1x",
+        *ODD,
+        "$$",
+        "a\\b",
+    )
     _, _, container = cronjob(Job(command=("/home/me/bin/zenml-upgrade", *arguments)))
     assert "env" not in container
     given = [word.replace("$$", "$") for word in container["args"]]  # as Kubernetes does
@@ -303,13 +332,21 @@ def test_the_container_gets_the_kit_and_the_very_arguments(
 @pytest.mark.parametrize("place", ["/srv/backups", "~/backups", "file:///srv/backups", "memory://x", ""])
 @pytest.mark.parametrize("kind", ["kubernetes", "github"])
 def test_backups_are_not_put_where_they_are_gone_with_the_container(kind: str, place: str) -> None:
-    command = ("zenml-upgrade", "backup", *(("--place", place) if place else ()))
+    command = ("zenml-upgrade", "backup", "--store", "env:STORE_URL", *(("--place", place) if place else ()))
     with pytest.raises(BadPlan, match="gone with the container"):
         schedule.render(kind, Job(command=command))
 
 
+@pytest.mark.parametrize("store", ["/home/me/zenml.db", "sqlite:////home/me/zenml.db", "zen", ""])
+@pytest.mark.parametrize("kind", ["kubernetes", "github"])
+def test_a_container_is_not_sent_to_a_file_of_this_machine(kind: str, store: str) -> None:
+    command = ("zenml-upgrade", "backup", "--place", "s3://b/zenml", *(("--store", store) if store else ()))
+    with pytest.raises(BadPlan, match="cannot reach"):
+        schedule.render(kind, Job(command=command))
+
+
 def test_a_relative_place_is_on_the_volume_of_kubernetes_only() -> None:
-    job = Job(command=("zenml-upgrade", "backup", "--place", "backups/zenml"))
+    job = Job(command=("zenml-upgrade", "backup", "--store", "env:STORE_URL", "--place", "backups/zenml"))
     assert cronjob(job)[2]["workingDir"] == cronjob(job)[2]["volumeMounts"][0]["mountPath"]
     with pytest.raises(BadPlan):
         schedule.render("github", job)

@@ -112,8 +112,7 @@ def schedule(given: argparse.Namespace) -> int:
     """Print or install the job that makes backups every day."""
     from zenml_upgrade_kit import schedule as jobs
 
-    command = ["zenml-upgrade", "backup", "--store", given.store, "--place", given.place]
-    command += ["--out", given.out] if given.out else []
+    command = ["zenml-upgrade", "backup", "--store", given.store, "--place", given.place, "--out", given.out or "runs"]
     command += [part for word in KEEP if (n := getattr(given, f"keep_{word}")) for part in (f"--keep-{word}", str(n))]
     command += [part for one in given.encrypt_to for part in ("--encrypt-to", one)]
     command += ["--drill"] if given.drill else []
@@ -192,7 +191,9 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
 
     one = command("schedule", schedule, "Print the job that makes a backup every day, or install it.")
     one.add_argument("kind", choices=("cron", "systemd", "kubernetes", "github"), help="what runs it")
-    one.add_argument("--store", metavar="env:NAME", required=True, help="the variable that holds the store's URL")
+    one.add_argument(
+        "--store", metavar="S", required=True, help="env:NAME, the variable with its URL, or a SQLite store"
+    )
     one.add_argument("--place", metavar="P", required=True, help=f"where backups are kept: {PLACES}")
     one.add_argument("--at", metavar="HH:MM", default="02:30", help="when (02:30)")
     one.add_argument("--variable", metavar="NAME", action="append", default=[], help="another variable the job needs")

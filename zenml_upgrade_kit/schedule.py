@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,16 @@ class Job:
 
     @property
     def local(self) -> list[str]:
-        """The command on this machine, its program with the path: a scheduler does not search as a shell does."""
-        return [shutil.which(self.command[0]) or self.command[0], *self.command[1:]]
+        """The command on this machine, with absolute paths: a scheduler neither searches nor works where a shell does.
+
+        The program is the one on ``PATH``, else the one beside this interpreter.
+        """
+        search = os.pathsep.join([os.environ.get("PATH", ""), str(Path(sys.executable).parent)])
+        words = [shutil.which(self.command[0], path=search) or self.command[0], *self.command[1:]]
+        for at, option in enumerate(words[:-1], start=1):
+            if option in ("--store", "--place", "--out") and not re.match(r"env:|\w+://", words[at]):
+                words[at] = os.path.abspath(os.path.expanduser(words[at]))
+        return words
 
     def value(self, option: str) -> str:
         """What the command gives for an option, "" for nothing."""
@@ -142,7 +151,14 @@ def _exec_start(job: Job) -> str:
 
 
 def _setup(job: Job, *, volume: bool) -> str:
-    """How a new container gets the kit; refuses a place for the backups that is gone with the container."""
+    """How a new container gets the kit; refuses a store that is not there, a place that is gone with the container."""
+    if not re.match(r"env:|mysql|mariadb", store := job.value("--store")):
+        raise BadPlan(
+            "a container cannot reach this store",
+            expected="--store env:NAME, the variable with the URL of a database on a server",
+            found=store or "no --store",
+            remedy="name such a variable, or use cron or systemd on the machine where the file is",
+        )
     place = job.value("--place")
     if not (re.match(r"(?!file:|memory:)\w+://", place) or (volume and re.match(r"[^/~:]+(/|$)", place))):
         raise BadPlan(
