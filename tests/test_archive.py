@@ -486,6 +486,13 @@ def test_another_process_at_work_is_left_alone_and_a_killed_one_cleaned_up(place
     assert [backup.name for backup in backups(place)[0]] == ([] if killed else [name])
 
 
+def test_what_is_left_of_a_killed_removal_is_cleaned_up(place: Place) -> None:
+    made = make(place)
+    Path(made.where, "manifest.json").unlink()  # the removal took it first, then the marker, then it was killed
+    assert clean(place) == [made.name]
+    assert place.folders() == []
+
+
 def test_what_is_finished_just_now_is_not_cleaned_up(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     made = make(place)
     Path(made.where, "writing").touch()

@@ -152,6 +152,7 @@ def test_numbers_are_aligned_right_and_missing_values_are_a_dash() -> None:
         (words.size(1_421_312), "1.4 MB"),
         (words.when("2026-11-23T02:02:03+01:00"), "2026-11-23 01:02:03 UTC"),
         (words.when("2024-05-02 10:11:12.123456"), "2024-05-02 10:11:12 UTC"),
+        (words.when("2026-11-23T01:02:03Z"), "2026-11-23 01:02:03 UTC"),
         (words.when("20261123T010203Z"), "2026-11-23 01:02:03 UTC"),
         (words.when("yesterday"), "yesterday"),
         (words.title("50_smoke_runs"), "Smoke runs"),

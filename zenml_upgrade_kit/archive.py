@@ -320,10 +320,15 @@ def _remove_dead(place: Place, name: str) -> bool:
             dead |= _lock(lock)
     except (BlockingIOError, PermissionError):  # at work, or somebody else's
         return False
-    except FileNotFoundError:  # killed before it could say so, or finished meanwhile
+    except FileNotFoundError:  # finished meanwhile; or killed while it was removed, or before it could say so
+        folder = (place.local or Path()) / name
         with suppress(OSError):
-            (place.local or Path()).joinpath(name).rmdir()
+            if (left := {path.name for path in folder.iterdir()}) and not left & {MANIFEST, WRITING}:
+                place.remove(name)
+                return True
+            folder.rmdir()
             return True
+        return False
     try:
         if dead := dead and not place.exists(f"{name}/{MANIFEST}"):
             place.remove(name)

@@ -79,7 +79,8 @@ def size(number: Any) -> str:
 def when(moment: Any) -> str:
     """An ISO 8601 time, or a run folder's ``20261123T010203Z``, as ``2026-11-23 01:02:03 UTC``; naive times are UTC."""
     try:
-        parsed = datetime.fromisoformat(re.sub(r"^(\d{8}T\d{6})Z$", r"\1+00:00", str(moment)))
+        text = re.sub(r"^(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)Z$", r"\1-\2-\3T\4:\5:\6Z", str(moment))
+        parsed = datetime.fromisoformat(re.sub("Z$", "+00:00", text))  # Python 3.10 takes no other form
     except ValueError:
         return plain(moment) or "–"
     if parsed.tzinfo:
