@@ -15,9 +15,15 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import adlfs
+import azure_blobs
 import boto3
 import databases
+import gcp_storage_emulator.server as gcs
+import gcsfs
 import pytest
 import s3fs
 import zstandard
@@ -182,3 +188,39 @@ def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     name = f"bucket-{secrets.token_hex(4)}"
     boto3.client("s3").create_bucket(Bucket=name)
     return f"s3://{name}"
+
+
+@pytest.fixture(scope="session")
+def gs_server() -> Iterator[str]:
+    """The address of a server on loopback that speaks Google Cloud Storage's protocol."""
+
+    def cancelled(_request: object, response: Any, _storage: object) -> None:
+        response.status = SimpleNamespace(value=499, phrase="cancelled")  # as Google; the emulator lacks this request
+
+    upload = next(methods for path, methods in gcs.HANDLERS if "/upload/" in path and path.endswith("/o$"))
+    upload["DELETE"] = cancelled
+    server = gcs.create_server("127.0.0.1", 0, in_memory=True)
+    server.start()
+    yield "http://{}:{}".format(*server._api._httpd.server_address)
+    server.stop()
+
+
+@pytest.fixture
+def gs_bucket(gs_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """``gs://…``: a new bucket of its own."""
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", gs_server)
+    monkeypatch.setenv("NO_GCE_CHECK", "true")  # nobody waits for a metadata server
+    gcsfs.GCSFileSystem.clear_instance_cache()
+    name = f"bucket-{secrets.token_hex(4)}"
+    gcsfs.GCSFileSystem().mkdir(name)
+    return f"gs://{name}"
+
+
+@pytest.fixture
+def az_container(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """``az://…``: a new container in a stand-in for Azure Blob Storage."""
+    with azure_blobs.service() as connection:
+        monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", connection)
+        adlfs.AzureBlobFileSystem.clear_instance_cache()
+        adlfs.AzureBlobFileSystem(connection_string=connection).mkdir("backups")
+        yield "az://backups"

@@ -37,12 +37,14 @@ def place(tmp_path: Path) -> Place:
     return open_place(tmp_path / "place")
 
 
-@pytest.fixture(params=["a folder", "memory", "s3"])
+@pytest.fixture(params=["a folder", "memory", "s3", "gs", "az"])
 def any_place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     urls: dict[str, Callable[[], str]] = {
         "a folder": lambda: f"{tmp_path}/place",
         "memory": lambda: f"memory://{tmp_path.name}",
         "s3": lambda: request.getfixturevalue("bucket") + "/backups",
+        "gs": lambda: request.getfixturevalue("gs_bucket") + "/backups",
+        "az": lambda: request.getfixturevalue("az_container") + "/backups",
     }
     return open_place(urls[request.param]())
 

@@ -16,7 +16,7 @@ from zenml_upgrade_kit.errors import BadPlan, PlaceUnusable, ToolMissing
 from zenml_upgrade_kit.places import PART, Place, open_place
 
 
-@pytest.fixture(params=["a folder", "file", "memory", "s3"])
+@pytest.fixture(params=["a folder", "file", "memory", "s3", "gs", "az"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     """A place that nobody has written to."""
     urls: dict[str, Callable[[], str]] = {
@@ -24,6 +24,8 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
         "file": lambda: f"file://{tmp_path}/place",
         "memory": lambda: f"memory://{tmp_path.name}/place",
         "s3": lambda: request.getfixturevalue("bucket") + "/some/prefix",
+        "gs": lambda: request.getfixturevalue("gs_bucket") + "/some/prefix",
+        "az": lambda: request.getfixturevalue("az_container") + "/some/prefix",
     }
     return open_place(urls[request.param]())
 
@@ -73,7 +75,7 @@ def test_a_file_of_many_parts_is_read_as_it_was_written(place: Place) -> None:
     assert get(place, "large") == data
 
 
-@pytest.mark.parametrize("place", ["a folder", "file", "s3"], indirect=True)
+@pytest.mark.parametrize("place", ["a folder", "file", "s3", "gs", "az"], indirect=True)
 @pytest.mark.parametrize("size", [10, PART + 10])
 def test_an_unfinished_file_is_seen_by_nobody_and_leaves_nothing(place: Place, size: int) -> None:
     with pytest.raises(ZeroDivisionError), place.write("one/file") as file:  # noqa: PT012 the point is in between
@@ -84,7 +86,7 @@ def test_an_unfinished_file_is_seen_by_nobody_and_leaves_nothing(place: Place, s
     assert not place.exists("one/file")
     if place.local:
         assert list((place.local / "one").iterdir()) == []
-    else:
+    elif place.url.startswith("s3:"):
         bucket = place.root.partition("/")[0]
         assert "Uploads" not in boto3.client("s3").list_multipart_uploads(Bucket=bucket)
 
@@ -135,8 +137,13 @@ def refused(url: str) -> PlaceUnusable:
     return raised.value
 
 
-def test_a_bucket_that_does_not_exist(bucket: str) -> None:
-    assert "a bucket that exists" in refused(f"{bucket}-other/prefix").expected
+@pytest.mark.parametrize("kind", ["bucket", "gs_bucket", "az_container"])
+def test_a_bucket_that_does_not_exist(kind: str, request: pytest.FixtureRequest) -> None:
+    place = f"{request.getfixturevalue(kind)}-other/prefix"
+    with pytest.raises(PlaceUnusable) as raised:
+        open_place(place).folders()
+    assert "a bucket that exists" in raised.value.expected
+    assert "a bucket that exists" in refused(place).expected
 
 
 def test_no_credentials(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ PART = 16 << 20
 """Bytes of one part of an upload, which is held in memory; S3 takes 10,000 of them: files up to 160 GB."""
 _CAUSES = (
     (r"credential|access ?key|account_name|authenticat|signature", "credentials it accepts"),
-    (r"NoSuchBucket|bucket does not exist|ContainerNotFound", "a bucket that exists: it is not made for you"),
+    (r"NoSuchBucket|does not exist|ContainerNotFound|/upload/storage/", "a bucket that exists: it is not made for you"),
     (r"denied|forbidden|permission|\b40[13]\b", "permission to list, read, write and delete there"),
     (r"no space|quota|file too large", "room for the backup"),
     (r"connect|timed? ?out|resolve|network|unreachable", "a service that answers: check the network and the endpoint"),
@@ -64,8 +64,7 @@ class Place:
                 found = self.fs.ls(self.root, detail=True)
             except FileNotFoundError:
                 if not self.local:
-                    with suppress(PermissionError):
-                        self.fs.ls(self.root.partition("/")[0])  # only this tells that there is no such bucket
+                    self._bucket()
                 return []
         return sorted(entry["name"].rstrip("/").rpartition("/")[2] for entry in found if entry["type"] == "directory")
 
@@ -77,7 +76,10 @@ class Place:
     def open(self, name: str) -> BinaryIO:
         """A file's bytes, to be read from the beginning to the end; a missing one is a :class:`PlaceUnusable`."""
         with self.asked():
-            file = self.fs.open(self._path(name), "rb", block_size=PART)
+            try:
+                file = self.fs.open(self._path(name), "rb", block_size=PART)
+            except FileNotFoundError:
+                raise FileNotFoundError(f"there is no {name}") from None  # each file system names it in another way
         return cast(BinaryIO, _Asking(file, self.asked, close=True))
 
     @contextmanager
@@ -111,6 +113,15 @@ class Place:
         """Remove a folder and everything in it; one that is not there is no error."""
         with self.asked(), suppress(FileNotFoundError):
             self.fs.rm(self._path(folder), recursive=True)
+
+    def _bucket(self) -> None:
+        """The bucket must exist: an empty folder in it and a bucket that does not exist are listed alike."""
+        bucket = self.root.partition("/")[0]
+        try:
+            with suppress(PermissionError):
+                self.fs.ls(bucket)
+        except FileNotFoundError:
+            raise FileNotFoundError(f"NoSuchBucket: {bucket}") from None
 
     def _path(self, name: str) -> str:
         return f"{self.root}/{name}"
