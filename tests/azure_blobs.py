@@ -1,4 +1,4 @@
-"""A stand-in for Azure Blob Storage on loopback: as much of its REST protocol as a place needs, nothing checked twice.
+"""A stand-in for Azure Blob Storage on loopback: what a place needs of its REST protocol. Signatures are not looked at.
 
 https://learn.microsoft.com/rest/api/storageservices/blob-service-rest-api
 """
@@ -36,15 +36,9 @@ class _Request(BaseHTTPRequestHandler):
 
     def _say(self, status: int, body: bytes = b"", /, **headers: str) -> None:
         self.send_response(status)
-        for name, value in {
-            "Last-Modified": MODIFIED,
-            "ETag": '"0x1"',
-            "x-ms-version": "2023-11-03",
-            **headers,
-        }.items():
+        always = {"Last_Modified": MODIFIED, "ETag": '"0x1"', "Content_Length": str(len(body))}
+        for name, value in {**always, **headers}.items():
             self.send_header(name.replace("_", "-"), value)
-        if "Content_Length" not in headers:
-            self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
@@ -109,18 +103,13 @@ class _Request(BaseHTTPRequestHandler):
 def _listing(container: str, blobs: dict[str, bytes], query: dict[str, str]) -> bytes:
     prefix, delimiter = query.get("prefix", ""), query.get("delimiter", "")
     names = sorted(name for name in blobs if name.startswith(prefix))
-    folders = sorted(
-        {
-            prefix + name[len(prefix) :].partition(delimiter)[0] + delimiter
-            for name in names
-            if delimiter and delimiter in name[len(prefix) :]
-        }
-    )
-    listed = [name for name in names if not delimiter or delimiter not in name[len(prefix) :]]
+    below = [name for name in names if delimiter and delimiter in name[len(prefix) :]]
+    folders = sorted({prefix + name[len(prefix) :].partition(delimiter)[0] + delimiter for name in below})
     entries = "".join(
         f"<Blob><Name>{escape(name)}</Name><Properties><Last-Modified>{MODIFIED}</Last-Modified><Etag>0x1</Etag>"
         f"<Content-Length>{len(blobs[name])}</Content-Length><BlobType>BlockBlob</BlobType></Properties></Blob>"
-        for name in listed
+        for name in names
+        if name not in below
     ) + "".join(f"<BlobPrefix><Name>{escape(name)}</Name></BlobPrefix>" for name in folders)
     return (
         f'<?xml version="1.0" encoding="utf-8"?><EnumerationResults ContainerName="{container}">'

@@ -240,9 +240,17 @@ def test_the_nightly_job_is_printed_and_is_what_runs(deployment: Callable[..., P
     assert " ".join(words[-9:-3]) == "backup --store env:STORE --place s3://bucket/zenml --out"
     assert Path(words[-3]).is_absolute()
     assert words[-2:] == ["--keep-daily", "7"]
-    secret = command("schedule", "cron", "--store", "mysql://u:hunter2@h/db", "--place", "backups")
-    assert secret.returncode == 2
-    assert "hunter2" not in secret.stdout + secret.stderr
+    given = ["--drill", "--server", "env:SPARE", "--tool", "mariadb-dump", "--managed", "gcp:p/i", "--with-artifacts"]
+    nightly = command("schedule", "github", "--store", "env:STORE", "--place", "az://kept/zenml", *given, "--snapshot")
+    assert nightly.returncode == 0, nightly.stderr
+    assert "--drill --server env:SPARE --managed gcp:p/i --snapshot" in nightly.stdout
+    assert "--tool mariadb-dump --with-artifacts" in nightly.stdout
+    assert "[azure,gcp]" in nightly.stdout
+    assert "secrets.SPARE" in nightly.stdout
+    for words in (["--store", "mysql://u:hunter2@h/db"], ["--store", "env:S", "--server", "mysql://u:hunter2@h/db"]):
+        secret = command("schedule", "cron", "--place", "backups", *words)
+        assert secret.returncode == 2
+        assert "hunter2" not in secret.stdout + secret.stderr
 
 
 def test_what_is_no_backup_is_refused(command: Command, tmp_path: Path) -> None:

@@ -309,24 +309,16 @@ def test_the_container_gets_the_kit_and_the_very_arguments(
 ) -> None:
     for name in ("apt-get", "pip"):
         program(name, f"echo {name} \"$@\" >> '{home}/calls'")
-    arguments = (
-        "backup",
-        "--store",
-        "env:STORE_URL",
-        "--place",
-        "s3://backups/a",
-        "--encrypt-to",
-        "age1x",
-        *ODD,
-        "$$",
-        "a\\b",
-    )
+    where = ("--store", "env:STORE_URL", "--place", "s3://backups/a")
+    arguments = ("backup", *where, "--drill", "--encrypt-to", "age1x", *ODD, "$$", "a\\b")
     _, _, container = cronjob(Job(command=("/home/me/bin/zenml-upgrade", *arguments)))
     assert "env" not in container
     given = [word.replace("$$", "$") for word in container["args"]]  # as Kubernetes does
     subprocess.run([*container["command"], *given], check=True)
     assert zenml_upgrade()[0] == list(arguments)
-    assert (home / "calls").read_text().splitlines()[-1].startswith("pip install -q zenml-upgrade-kit[aws,encrypt]==")
+    calls = (home / "calls").read_text().splitlines()
+    assert calls[-2].endswith(" mariadb-client mariadb-server")
+    assert calls[-1].startswith("pip install -q zenml-upgrade-kit[aws,encrypt]==")
 
 
 @pytest.mark.parametrize("place", ["/srv/backups", "~/backups", "file:///srv/backups", "memory://x", ""])

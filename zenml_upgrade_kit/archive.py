@@ -320,15 +320,8 @@ def _remove_dead(place: Place, name: str) -> bool:
             dead |= _lock(lock)
     except (BlockingIOError, PermissionError):  # at work, or somebody else's
         return False
-    except FileNotFoundError:  # finished meanwhile; or killed while it was removed, or before it could say so
-        folder = (place.local or Path()) / name
-        with suppress(OSError):
-            if (left := {path.name for path in folder.iterdir()}) and not left & {MANIFEST, WRITING}:
-                place.remove(name)
-                return True
-            folder.rmdir()
-            return True
-        return False
+    except FileNotFoundError:
+        return _remove_unmarked(place, Path(place.root, name))
     try:
         if dead := dead and not place.exists(f"{name}/{MANIFEST}"):
             place.remove(name)
@@ -336,6 +329,17 @@ def _remove_dead(place: Place, name: str) -> bool:
     finally:
         if lock >= 0:
             os.close(lock)
+
+
+def _remove_unmarked(place: Place, folder: Path) -> bool:
+    """Remove a folder whose process was killed before it marked it, or while it removed it; not one just finished."""
+    with suppress(OSError):
+        if (left := {path.name for path in folder.iterdir()}) and not left & {MANIFEST, WRITING}:
+            place.remove(folder.name)
+        else:
+            folder.rmdir()  # only if nobody has put anything into it
+        return True
+    return False
 
 
 def _unusable(where: str, expected: str, found: str, remedy: str = "use another backup") -> BackupUnusable:

@@ -115,9 +115,11 @@ def schedule(given: argparse.Namespace) -> int:
     command = ["zenml-upgrade", "backup", "--store", given.store, "--place", given.place, "--out", given.out or "runs"]
     command += [part for word in KEEP if (n := getattr(given, f"keep_{word}")) for part in (f"--keep-{word}", str(n))]
     command += [part for one in given.encrypt_to for part in ("--encrypt-to", one)]
-    command += ["--drill"] if given.drill else []
-    store = [given.store.removeprefix("env:")] if given.store.startswith("env:") else []
-    job = jobs.Job(command=tuple(command), at=given.at, variables=(*store, *given.variable))
+    for option in ("--tool", "--with-artifacts", "--drill", "--server", "--managed", "--snapshot"):
+        value = getattr(given, option[2:].replace("-", "_"))
+        command += [option, *([] if value is True else [value])] if value else []
+    stores = [url.removeprefix("env:") for url in (given.store, given.server or "") if url.startswith("env:")]
+    job = jobs.Job(command=tuple(command), at=given.at, variables=(*stores, *given.variable))
     if given.install:
         for line in jobs.install(given.kind, job):
             print(line)
@@ -153,14 +155,9 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     one = command("backup", backup, "Back up the metadata database, while it is in use, and prove the copy.")
     one.add_argument("--store", metavar="S", help=STORE)
     one.add_argument("--place", metavar="P", help=f"where backups are kept: {PLACES} (backups)")
-    one.add_argument("--tool", choices=("mydumper", "mariadb-dump", "mysqldump"), help="for MySQL (the best installed)")
     one.add_argument("--code", metavar="DIR", help="code directory, whose .zen folder is included")
-    one.add_argument("--with-artifacts", action="store_true", help="include the files of local artifact stores")
-    _options_of_backups(one)
-    one.add_argument("--server", metavar="env:NAME", help="URL of another server, for the drill")
     one.add_argument("--identity", metavar="FILE", type=Path, help="your age key, for the drill of an encrypted backup")
-    one.add_argument("--managed", metavar="M", help="aws:REGION/INSTANCE, gcp:PROJECT/INSTANCE, azure:SUB/GROUP/SERVER")
-    one.add_argument("--snapshot", action="store_true", help="have the provider take a snapshot, too, and wait for it")
+    _options_of_backups(one)
     choose_format(one, "text", "json")
 
     one = command("verify", verify, "Hash the files of a backup again and compare them with its manifest.")
@@ -202,10 +199,19 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _options_of_backups(parser: argparse.ArgumentParser) -> None:
+    tools = ("mydumper", "mariadb-dump", "mysqldump")
+    parser.add_argument("--tool", choices=tools, help="for MySQL (the best installed)")
+    parser.add_argument("--with-artifacts", action="store_true", help="include the files of local artifact stores")
     parser.add_argument(
         "--encrypt-to", metavar="AGE", action="append", default=[], help="age recipient; may be repeated"
     )
     parser.add_argument("--drill", action="store_true", help="restore it into a scratch database and compare")
+    parser.add_argument("--server", metavar="env:NAME", help="URL of another server, for the drill")
+    clouds = "aws:REGION/INSTANCE, gcp:PROJECT/INSTANCE, azure:SUB/GROUP/SERVER"
+    parser.add_argument("--managed", metavar="M", help=f"{clouds}, if the host does not tell")
+    parser.add_argument(
+        "--snapshot", action="store_true", help="have the provider take a snapshot, too, and wait for it"
+    )
     parser.add_argument("--out", metavar="DIR", help="where reports are archived (runs)")
     _keep(parser)
 

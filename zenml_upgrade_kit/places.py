@@ -26,7 +26,10 @@ PART = 16 << 20
 """Bytes of one part of an upload, which is held in memory; S3 takes 10,000 of them: files up to 160 GB."""
 _CAUSES = (
     (r"credential|access ?key|account_name|authenticat|signature", "credentials it accepts"),
-    (r"NoSuchBucket|does not exist|ContainerNotFound|/upload/storage/", "a bucket that exists: it is not made for you"),
+    (
+        r"NoSuchBucket|bucket does not exist|ContainerNotFound|/upload/storage/",
+        "a bucket that exists: it is not made for you",
+    ),
     (r"denied|forbidden|permission|\b40[13]\b", "permission to list, read, write and delete there"),
     (r"no space|quota|file too large", "room for the backup"),
     (r"connect|timed? ?out|resolve|network|unreachable", "a service that answers: check the network and the endpoint"),

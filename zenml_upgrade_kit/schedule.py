@@ -22,7 +22,10 @@ FOLDER = ".config/zenml-upgrade-kit"
 """Below the home directory: where cron and systemd read the variables of a job, ``NAME.env``."""
 IMAGE = "python:3.12.12-slim-bookworm"
 EXTRAS = {"s3://": "aws", "gs://": "gcp", "az://": "azure", "--encrypt-to": "encrypt"}
+EXTRAS |= {" aws:": "aws", " gcp:": "gcp", " azure:": "azure"}
 """Optional packages by what in a command needs them."""
+PACKAGES = {"": "mariadb-client", "--drill": "mariadb-server", "mydumper": "mydumper"}
+"""Debian packages by the word in a command that needs them; a drill may take a private MariaDB."""
 BY_HAND = "or leave out --install and put in what is printed by hand"
 
 
@@ -169,7 +172,8 @@ def _setup(job: Job, *, volume: bool) -> str:
         )
     extras = ",".join(sorted({extra for sign, extra in EXTRAS.items() if sign in " ".join(job.command)}))
     kit = f"zenml-upgrade-kit[{extras}]=={__version__}".replace("[]", "")
-    client = "apt-get update -qq && apt-get install -qq -y --no-install-recommends mariadb-client"
+    programs = [program for word, program in PACKAGES.items() if not word or word in job.command]
+    client = f"apt-get update -qq && apt-get install -qq -y --no-install-recommends {' '.join(programs)}"
     return f"{client} && pip install -q '{kit}'"
 
 
