@@ -154,6 +154,14 @@ def test_the_kernel_takes_nothing_from_the_users_jupyter(
     assert workbook.carry_out(book(), "00_start").status is Status.PASS
 
 
+LATE = "import atexit, logging\natexit.register(logging.getLogger('tornado.general').error, 'a socket was closed')"
+
+
+def test_a_kernel_that_complains_while_it_ends_is_not_heard(book: Book, capfd: pytest.CaptureFixture[str]) -> None:
+    assert workbook.carry_out(book(s00=f"{LATE}\n{PASSES}"), "00_start").status is Status.PASS
+    assert capfd.readouterr().err == ""
+
+
 def test_runs_begin_from_a_notebook_without_a_name_is_the_newest(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
     run = book()
     monkeypatch.delenv("ZENML_UPGRADE_RUN", raising=False)
