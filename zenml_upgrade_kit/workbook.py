@@ -23,7 +23,7 @@ QUIET = [
     "--IPKernelApp.log_level=50",
     "--IPKernelApp.exec_lines=__import__('logging').getLogger('tornado').setLevel('CRITICAL')",
 ]
-"""For a kernel: told to end at the wrong moment, it would complain on our stderr. What a cell raises comes back anyway."""
+"""A kernel that is told to end while it answers would complain on our stderr; what cells raise comes back anyway."""
 GOOD = {Status.PASS, Status.WARN, Status.NOT_CHECKED}
 
 
