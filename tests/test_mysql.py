@@ -193,9 +193,10 @@ def test_a_snapshot_stays_as_it_was(database: Make) -> None:
     with closing(mysql.connect(writer.server)) as reader:
         mysql.begin(reader)
         writer.execute("INSERT INTO alembic_version VALUES ('0.70.0')")
-        assert (mysql.stamps(reader), mysql.counts(reader)) == ([], {"alembic_version": 0})
+        assert mysql.stamps(reader) == []
         mysql.begin(reader)
-        assert (mysql.stamps(reader), mysql.counts(reader)) == (["0.70.0"], {"alembic_version": 1})
+        assert mysql.stamps(reader) == ["0.70.0"]
+        assert mysql.sizes(reader).keys() == {"alembic_version"}
     assert mysql.tables(writer) == {"alembic_version": ["version_num"]}
     assert mysql.stamps(database()) == []
 

@@ -207,7 +207,7 @@ def _dump(store: Store, new: New, choices: BackupChoices, folder: Path) -> dict[
     assert store.server
     with closing(mysql.connect(store.server)) as connection:
         mysql.begin(connection)
-        sizes = mysql.facts(connection)["tables"]
+        sizes = mysql.sizes(connection)
         belongings = inventory.belongings(connection, store.local_stores)
         stamp, version = inventory.stamp(connection), inventory.written_by(connection)
     places.room(folder, sum(sizes.values()) * 0.7)  # the plain dump of 2.8 GB in InnoDB has 1.5 GB

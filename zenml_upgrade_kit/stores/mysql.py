@@ -156,13 +156,13 @@ def quoted(name: str) -> str:
 def _columns(connection: Connection) -> dict[str, list[tuple[str, str, str]]]:
     """Name, nullable (``YES``) and type of the columns of every base table, in order."""
     found: dict[str, list[tuple[str, str, str]]] = {}
-    for row in connection.execute(
-        "SELECT t.table_name, c.column_name, c.is_nullable, c.data_type FROM information_schema.tables AS t"
-        " JOIN information_schema.columns AS c ON c.table_schema = t.table_schema AND c.table_name = t.table_name"
-        " WHERE t.table_schema = DATABASE() AND t.table_type = 'BASE TABLE' ORDER BY 1, c.ordinal_position"
+    for row in connection.execute(  # joined with tables it takes the server ten times as long
+        "SELECT table_name, column_name, is_nullable, data_type FROM information_schema.columns"
+        " WHERE table_schema = DATABASE() ORDER BY 1, ordinal_position"
     ):
         found.setdefault(row[0], []).append((row[1], row[2], row[3]))
-    return found
+    base = sizes(connection)  # views have columns, too
+    return {table: columns for table, columns in found.items() if table in base}
 
 
 def tables(connection: Connection) -> dict[str, list[str]]:
@@ -170,16 +170,21 @@ def tables(connection: Connection) -> dict[str, list[str]]:
     return {table: [column[0] for column in columns] for table, columns in _columns(connection).items()}
 
 
+def sizes(connection: Connection) -> dict[str, int]:
+    """Every base table and its bytes of data and indexes, as the server estimates."""
+    return dict(
+        connection.execute(
+            "SELECT table_name, CAST(IFNULL(data_length + index_length, 0) AS SIGNED) FROM information_schema.tables"
+            " WHERE table_schema = DATABASE() AND table_type = 'BASE TABLE' ORDER BY 1"
+        )
+    )
+
+
 def stamps(connection: Connection) -> list[str]:
     """The revisions in ``alembic_version``: one in a healthy store, none when the table is missing or empty."""
-    if "alembic_version" not in tables(connection):
+    if "alembic_version" not in sizes(connection):
         return []
     return sorted(str(row[0]) for row in connection.execute("SELECT version_num FROM alembic_version"))
-
-
-def counts(connection: Connection) -> dict[str, int]:
-    """Rows of every table."""
-    return {name: connection.execute(f"SELECT COUNT(*) FROM {quoted(name)}")[0][0] for name in tables(connection)}
 
 
 def contents(connections: Sequence[Connection], only: Collection[str] | None = None) -> dict[str, dict[str, Any]]:
@@ -195,12 +200,12 @@ def contents(connections: Sequence[Connection], only: Collection[str] | None = N
     finds faults, not forgery.
     """
     columns = {table: found for table, found in _columns(connections[0]).items() if only is None or table in only}
-    sizes = _sizes(connections[0]) if len(connections) > 1 else {}  # largest first: all are done at the same time
+    large = sizes(connections[0]) if len(connections) > 1 else {}  # largest first: all are done at the same time
     todo = iter(
         [
             (table, part)
-            for table in sorted(columns, key=lambda table: (-sizes.get(table, 0), table))
-            for part in (_parts(connections[0], table, columns[table]) if sizes.get(table, 0) > LARGE else ["TRUE"])
+            for table in sorted(columns, key=lambda table: (-large.get(table, 0), table))
+            for part in (_parts(connections[0], table, columns[table]) if large.get(table, 0) > LARGE else ["TRUE"])
         ]
     )
 
@@ -244,15 +249,6 @@ def _sums(table: str, columns: Sequence[tuple[str, str, str]], part: str) -> str
     return f"SELECT {found} FROM {quoted(table)} WHERE {part}"
 
 
-def _sizes(connection: Connection) -> dict[str, int]:
-    return dict(
-        connection.execute(
-            "SELECT table_name, CAST(IFNULL(data_length + index_length, 0) AS SIGNED) FROM information_schema.tables"
-            " WHERE table_schema = DATABASE() AND table_type = 'BASE TABLE' ORDER BY 1"
-        )
-    )
-
-
 def facts(connection: Connection) -> dict[str, Any]:
     """What a copy must have in common with this database, and what else a reader of a backup asks, as JSON.
 
@@ -294,7 +290,7 @@ def facts(connection: Connection) -> dict[str, Any]:
         "collations": sorted(names["table_collation"] | names["collation_name"]),
         "charsets": sorted(names["character_set_name"]),
         "engines": sorted(names["engine"]),
-        "tables": _sizes(connection),
+        "tables": sizes(connection),
         "objects": objects,
         "tls": connection.execute("SHOW SESSION STATUS LIKE 'Ssl_cipher'")[0][1],
     }
@@ -306,5 +302,5 @@ def definitions(connection: Connection) -> dict[str, str]:
         table: re.sub(
             r"(\n\)[^\n]*?) AUTO_INCREMENT=\d+", r"\1", connection.execute(f"SHOW CREATE TABLE {quoted(table)}")[0][1]
         )
-        for table in tables(connection)
+        for table in sizes(connection)
     }
