@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from zenml_upgrade_kit import artifacts, inventory
-from zenml_upgrade_kit.artifacts import Loaded
+from zenml_upgrade_kit import inventory
+from zenml_upgrade_kit.artifacts import check as artifacts
+from zenml_upgrade_kit.artifacts.check import Loaded
 from zenml_upgrade_kit.environments import Environment
 from zenml_upgrade_kit.errors import ProbeFailed
 from zenml_upgrade_kit.stores import sqlite
@@ -256,7 +257,7 @@ print(json.dumps(wrong))
 
 @pytest.mark.parametrize("version", ["0.55.5", "0.98.0"])
 def test_values_are_the_same_when_their_content_is(version: str, environment: Callable[[str], Environment]) -> None:
-    probes = Path(artifacts.__file__).parent / "probes"
+    probes = Path(artifacts.__file__).parent.parent / "probes"
     python = environment(version).python
     ended = subprocess.run([python, "-c", VALUES, str(probes)], capture_output=True, text=True, check=True)
     assert json.loads(ended.stdout) == []

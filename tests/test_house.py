@@ -22,6 +22,7 @@ FLOORS = [
     {"artifacts", "backup", "decision", "demo", "drill", "inventory", "preflight", "rehearsal", "restore", "retention"}
     | {"smoke", "upgrade"},
     {"tables"},
+    {"artifact_views"},
     {"report", "show", "terminal"},
     {"workbook"},
     {"backup_commands"},

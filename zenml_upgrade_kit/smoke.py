@@ -15,8 +15,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from zenml_upgrade_kit import artifacts, environments, inventory, probing, words
+from zenml_upgrade_kit import environments, inventory, probing, words
 from zenml_upgrade_kit.artifacts import Loaded
+from zenml_upgrade_kit.artifacts import check as artifacts
 from zenml_upgrade_kit.errors import BadPlan, KitError
 from zenml_upgrade_kit.findings import Finding, Severity, StepResult
 from zenml_upgrade_kit.plan import SmokeRun
