@@ -57,7 +57,7 @@ def test_environment_variables_stand_in_for_what_is_given_nowhere(monkeypatch: p
     [
         ({"targt": "0.98.0"}, "targt"),
         ({"code": "/nowhere/at/all"}, "is not there"),
-        ({"artifact_timeout": -1}, "artifact_timeout"),
+        ({"artifacts": {"timeout": -1}}, "artifacts.timeout"),
         ({"pipelines": [{"target": "no colon"}]}, "pipelines.0.target"),
         ({"pipelines": [{"target": "a:b", "command": "python run.py"}]}, "exactly one of target"),
         ({"pipelines": [{}]}, "exactly one of target"),

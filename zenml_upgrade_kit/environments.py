@@ -59,7 +59,7 @@ def pair(
     target = ensure(
         target_version,
         interpreter=plan.target_python,
-        requirements=plan.requirements,
+        requirements=plan.target_requirements or plan.requirements,
         libraries={name: source.packages[name] for name in names if name in source.packages},
         companions=() if given else (source_version,),
         prefer=_minor(source.python_version),

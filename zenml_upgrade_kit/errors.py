@@ -52,6 +52,10 @@ class BackupUnusable(KitError):
     """A backup is missing, incomplete or does not match its manifest."""
 
 
+class ClusterUnusable(KitError):
+    """A Dask cluster does not answer, or its workers cannot load."""
+
+
 class PlaceUnusable(KitError):
     """A place for backups cannot be reached, read or written to."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from zenml_upgrade_kit.errors import BadPlan
 
@@ -92,6 +92,32 @@ class BackupChoices(BaseModel):
         return Path(os.path.abspath(Path(value).expanduser())) if value else None
 
 
+class ArtifactChoices(BaseModel):
+    """Which artifact versions are loaded, and how.
+
+    sample: the newest so many of each type, 0 for all. stages: only those of model versions in these stages, as in
+    ``[production]``. used_days: only those that a step read in the last days. static_only: files are looked at, nothing
+    is loaded. timeout: seconds for one artifact. memory: bytes that a loading process may take, 0 for half of this
+    machine's. max_bytes, max_total_bytes: larger artifacts, and what is beyond so much in all, are not loaded; 0 for
+    no limit. Sizes may be written ``500MB``. workers: processes at a time, 0 for one a core. scheduler: a Dask cluster
+    whose workers have the target's environment, source_scheduler: one that has the source's; empty for this machine.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sample: int = Field(default=0, ge=0)
+    stages: list[str] = []
+    used_days: int = Field(default=0, ge=0)
+    static_only: bool = False
+    timeout: float = Field(default=120, gt=0)
+    memory: ByteSize = ByteSize(0)
+    max_bytes: ByteSize = ByteSize(0)
+    max_total_bytes: ByteSize = ByteSize(0)
+    workers: int = Field(default=0, ge=0)
+    scheduler: str = Field(default="", pattern=r"^$|^(tcp|tls|ws|wss)://")
+    source_scheduler: str = Field(default="", pattern=r"^$|^(tcp|tls|ws|wss)://")
+
+
 class Plan(BaseModel):
     """One upgrade. Paths are absolute after validation; the store is kept as given, so that ``env:NAME`` stays a name.
 
@@ -99,8 +125,9 @@ class Plan(BaseModel):
     to: target release; empty means the zenml installed beside the kit.
     source: the release that wrote the store, where its stamp cannot tell; empty means the one the stamp names.
     code: directory with the user's pipelines. requirements: their requirements file.
+    target_requirements: what will be installed beside the new release, where that is another file.
     source_python, target_python: interpreters that have the releases installed, instead of built environments.
-    artifact_timeout: seconds that one artifact may take to load. backup: see :class:`BackupChoices`.
+    artifacts: see :class:`ArtifactChoices`. backup: see :class:`BackupChoices`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -110,14 +137,17 @@ class Plan(BaseModel):
     source: str = ""
     code: Path | None = None
     requirements: Path | None = None
+    target_requirements: Path | None = None
     source_python: Path | None = None
     target_python: Path | None = None
     out: Path = Path("runs")
     pipelines: list[SmokeRun] = []
-    artifact_timeout: float = Field(default=120, gt=0)
+    artifacts: ArtifactChoices = ArtifactChoices()
     backup: BackupChoices = BackupChoices()
 
-    @field_validator("code", "requirements", "source_python", "target_python", "out", mode="before")
+    @field_validator(
+        "code", "requirements", "target_requirements", "source_python", "target_python", "out", mode="before"
+    )
     @classmethod
     def _absolute(cls, value: Any) -> Any:
         return Path(os.path.abspath(Path(value).expanduser())) if value else None
@@ -162,6 +192,7 @@ def make(values: Mapping[str, Any], *, origin: str = "the plan", folder: Path | 
         ) from None
     _exists("code", plan.code, Path.is_dir, "a directory with your pipelines")
     _exists("requirements", plan.requirements, Path.is_file, "a requirements file")
+    _exists("target_requirements", plan.target_requirements, Path.is_file, "a requirements file")
     _exists("source_python", plan.source_python, Path.is_file, "a Python interpreter")
     _exists("target_python", plan.target_python, Path.is_file, "a Python interpreter")
     return plan
@@ -187,9 +218,10 @@ def read(path: Path, overrides: Mapping[str, Any] | None = None) -> Plan:
         )
     folder = path.resolve().parent
     own = {key: _from(folder, key, value) for key, value in values.items()}
-    return make(
-        {**own, **{k: v for k, v in (overrides or {}).items() if v not in (None, "")}}, origin=f"the plan {path}"
-    )
+    winning = {key: value for key, value in (overrides or {}).items() if value not in (None, "", {})}
+    for key, value in winning.items():
+        own[key] = {**own[key], **value} if isinstance(value, dict) and isinstance(own.get(key), dict) else value
+    return make(own, origin=f"the plan {path}")
 
 
 def _from(folder: Path, key: str, value: Any) -> Any:
@@ -201,6 +233,7 @@ def _from(folder: Path, key: str, value: Any) -> Any:
         "identity",
         "place",
         "requirements",
+        "target_requirements",
         "source_python",
         "target_python",
         "out",
@@ -234,6 +267,7 @@ to: ""
 # Your pipeline code and requirements. Without them, artifacts of your own classes may not load in the rehearsal.
 # code: .
 # requirements: requirements.txt
+# target_requirements: requirements-new.txt   # where the new release will have other libraries beside it
 
 # Existing interpreters with the old and the new ZenML, instead of environments built for you.
 # source_python: /path/to/old/bin/python
@@ -251,8 +285,14 @@ pipelines: []
 #    environment: [DATA_TOKEN]     # names of variables to pass on; values are never written
 #    timeout: 600                  # seconds
 
-# Seconds that one artifact may take to load.
-artifact_timeout: 120
+# Which artifacts are loaded, and how. Left out: all of them, in processes of this machine.
+# artifacts:
+#   sample: 5                      # the newest 5 of each type
+#   stages: [production]           # only those of model versions in these stages
+#   used_days: 30                  # only those that a step read in the last 30 days
+#   max_bytes: 2GB                 # larger artifacts are not loaded
+#   timeout: 120                   # seconds for one artifact
+#   scheduler: tcp://dask:8786     # a Dask cluster whose workers have the target's environment
 
 # Where the backup goes and how. Left out: into the run's own folder.
 # backup:

@@ -21,11 +21,17 @@ _URL_PASSWORD = re.compile(r"(?P<head>[A-Za-z][A-Za-z0-9+.-]*://[^:/@\s]*:)(?P<p
 
 
 class Redactor:
-    """Masks a fixed set of secret values, also where they were percent-encoded, base64-encoded or JSON-escaped."""
+    """Masks a set of secret values, also where they were percent-encoded, base64-encoded or JSON-escaped."""
 
     def __init__(self, values: Iterable[str] = ()) -> None:
+        self._values: set[str] = set()
+        self.hide(values)
+
+    def hide(self, values: Iterable[str]) -> None:
+        """Mask these, too, from now on."""
+        self._values |= set(values)
         forms: set[str] = set()
-        for value in values:
+        for value in self._values:
             if len(value) < SHORTEST:
                 continue
             encoded = base64.b64encode(value.encode()).decode()

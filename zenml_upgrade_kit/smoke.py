@@ -110,7 +110,7 @@ def _prepare(step: Step) -> _Stage:
         storage=step.work / "stores",
         earlier=earlier,
         values={row["id"]: row["new"] for row in reloaded.facts.get("artifacts", ())} if reloaded else {},
-        artifact_timeout=step.plan.artifact_timeout,
+        artifact_timeout=step.plan.artifacts.timeout,
     )
 
 

@@ -74,7 +74,7 @@ def reload(step: Step) -> StepResult:
             folder=folder / name,
             database=private[name],
             code=step.run.code_copy(),
-            timeout=step.plan.artifact_timeout,
+            timeout=step.plan.artifacts.timeout,
         )
     return _compare(step, rows, loaded, unreachable)
 
