@@ -1,5 +1,7 @@
 """Results as steps leave them, full of names that nobody vetted."""
 
+from typing import Any
+
 from zenml_upgrade_kit.findings import Finding, Severity, Status, StepResult
 
 EVIL = "<script>alert(1)</script> | `x` \x1b[31mred\x1b[0m \x00 <img src=http://evil.example/a onerror=alert(2)>"
@@ -89,17 +91,50 @@ def rehearsal() -> StepResult:
 
 
 def artifacts() -> StepResult:
-    """40_artifacts with one of each outcome, and two that are the same."""
-    good, bad = {"ok": True, "summary": EVIL}, {"ok": False, "error": f"ModuleNotFoundError {EVIL}\nTraceback"}
-    outcomes = ["same", "same", "different", "fails", "not_checked"]
-    rows = [
-        {"id": str(number), "name": f"{outcome} {EVIL}", "version": "3", "data_type": "pandas.core.frame.DataFrame",
-         "outcome": outcome, "old": good, "new": bad if outcome == "fails" else good}
-        for number, outcome in enumerate(outcomes)
+    """40_artifacts with one of each outcome, and two that are identical."""
+    error = f"ModuleNotFoundError: No module named 'sklearn._loss' {EVIL}\nTraceback {'unbroken' * 60}"
+    shown = {
+        "fails": ("GradientBoostingClassifier of 3 features", error, ""),
+        "lost": ("", "no such folder", ""),
+        "differs": ("DataFrame, 3 × 2", "DataFrame, 3 × 2", f"column name: object became str; {EVIL}"),
+        "not_checked": ("No module named 'churn'", "No module named 'churn'", ""),
+    }
+    rows: list[dict[str, Any]] = [
+        {"id": f"0000000{number}-0000-4000-8000-000000000000", "name": f"{outcome} {EVIL}", "version": "3",
+         "uri": f"/home/{EVIL}/{outcome}", "data_type": "pandas.core.frame.DataFrame", "materializer": EVIL,
+         "outcome": outcome, "cause": f"AR60{number + 4}", "difference": difference, "old": old, "new": new,
+         "seconds": 0.1 * number, "bytes": 10_000 * number}
+        for number, (outcome, (old, new, difference)) in enumerate(shown.items())
     ]  # fmt: skip
-    counts = {outcome: outcomes.count(outcome) for outcome in outcomes}
-    facts = {"counts": counts, "artifacts": rows}
-    return StepResult(step="40_artifacts", status=Status.WARN, facts=facts, started=STARTED, seconds=125)
+    kinds = {"fails": "library", "lost": "file", "differs": "library", "not_checked": "module"}
+    step = {"name": "train", "pipeline": EVIL, "source": "churn.train", "file": f"churn/{EVIL}.py", "line": 12}
+    found = [
+        {"outcome": row["outcome"], "id": row["cause"], "kind": kinds[row["outcome"]],
+         "blame": "scikit-learn 1.3.0 → 1.9.1" if row["outcome"] == "fails" else f"x {EVIL}",
+         "remedy": "Pin scikit-learn, or run the step again.", "count": 1, "proven": row["outcome"] == "fails" or None,
+         "pins": ["scikit-learn==1.3.0", EVIL] if row["outcome"] in {"fails", "differs"} else [],
+         "example": {**{key: row[key] for key in ("id", "name", "version", "uri", "difference", "old", "new")},
+                     "type": row["data_type"], "error": row["new"] if row["outcome"] == "fails" else "", "where": EVIL},
+         "steps": [{**step, "count": 1}]}
+        for row in rows
+    ]  # fmt: skip
+    counts = {**dict.fromkeys(shown, 1), "loads": 1, "identical": 2}
+    none = dict.fromkeys(counts, 0)
+    measured = [{key: row[key] for key in ("id", "name", "version", "seconds", "bytes")} for row in rows]
+    facts = {
+        "counts": counts, "total": 7, "loaded_seconds": 2.5, "bytes": 1_421_312, "bandwidth": 568_525.0,
+        "matrix": [
+            {"type": "builtins.int", **none, "identical": 2, "loads": 1},
+            {"type": f"pandas.core.frame.DataFrame {EVIL}", **none, **dict.fromkeys(shown, 1)},
+        ],
+        "causes": found, "artifacts": rows, "slowest": measured[::-1], "largest": measured[::-1],
+        "not_checked_reasons": [{"reason": f"outside the sample {EVIL}", "count": 1}],
+        "user_modules": ["churn.customers", EVIL],
+        "static": {"missing": [{"module": EVIL, "count": 1}],
+                   "by_value": [{"python": "3.8", "count": 1, "name": f"score {EVIL}"}]},
+        "steps": [{**step, "outputs": 2, "why": f"pickled with {EVIL}"}],
+    }  # fmt: skip
+    return StepResult(step="40_artifacts", status=Status.BLOCK, facts=facts, started=STARTED, seconds=125)
 
 
 def smoke_runs() -> StepResult:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from zenml_upgrade_kit import words
+from zenml_upgrade_kit import artifact_views, words
 from zenml_upgrade_kit.findings import Severity, StepResult
 from zenml_upgrade_kit.tables import (
     Shown,
@@ -36,6 +36,8 @@ MANAGED = {
     "newest_snapshot": "Newest snapshot",
     "console": "Look at",
 }
+
+artifacts, progress = artifact_views.artifacts, artifact_views.Progress
 
 
 def banner(result: StepResult) -> Shown:
@@ -206,19 +208,6 @@ def migration(result: StepResult) -> Shown:
     return shown + log(result.facts.get("log_tail", ""))
 
 
-def artifacts(result: StepResult) -> Shown:
-    """Every artifact version: does it load in the target release, and is it the same value."""
-    rows = [
-        {**row, "old": _loaded(row["old"]), "new": _loaded(row["new"])} for row in result.facts.get("artifacts") or []
-    ]
-    columns = {"outcome": "Outcome", "name": "Artifact", "version": "Version", "data_type": "Type"}
-    columns |= {"old": "In the old release", "new": "In the target release"}
-    counts = result.facts.get("counts") or {}
-    line = ", ".join(f"{number:,} {words.mark(word)}" for word, number in counts.items() if number)
-    shown = sentence(f"{words.count(len(rows), 'artifact version')}: {line or 'none'}.")
-    return shown + loud_first(rows, columns, "Artifacts", quiet=("same", "loads"), noun="artifact version")
-
-
 def smoke_runs(result: StepResult) -> Shown:
     """Every pipeline that was run under the target release, beside its latest run in the store."""
     runs = result.facts.get("runs") or []
@@ -266,9 +255,3 @@ def _change(before: int | None, after: int | None) -> str:
     if before is None or after is None:
         return "new" if before is None else "gone"
     return f"{after - before:+,}" if after != before else ""
-
-
-def _loaded(side: Mapping[str, Any]) -> str:
-    """What became of one value: its summary, or the first line of its error."""
-    text = words.plain(side.get("summary") if side["ok"] else side["error"]).strip().partition("\n")[0]
-    return f"{text[:299]}…" if len(text) > 300 else text

@@ -9,9 +9,9 @@ from datetime import datetime, timezone
 from typing import Any
 
 _MARKS = {
-    "good": ("✓", "GO", "pass", "passed", "same", "loads", "completed", "cached"),
-    "warn": ("!", "GO_WITH_WARNINGS", "warn", "different"),
-    "bad": ("✗", "NO_GO", "block", "fails", "failed", "no run"),
+    "good": ("✓", "GO", "pass", "passed", "same", "identical", "loads", "completed", "cached"),
+    "warn": ("!", "GO_WITH_WARNINGS", "warn", "different", "differs"),
+    "bad": ("✗", "NO_GO", "block", "fails", "lost", "failed", "no run"),
     "broken": ("×", "error", "damaged"),
     "dim": ("?", "not_checked", "not_applicable", "not carried out", "missing", "unfinished"),
     "info": ("i", "info"),
