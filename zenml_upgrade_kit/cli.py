@@ -19,7 +19,8 @@ from zenml_upgrade_kit.redact import Redactor, secrets_of_environment
 from zenml_upgrade_kit.runs import Run
 from zenml_upgrade_kit.terminal import STORE, choose_format, print_findings, tell
 
-CHOICES = ("store", "to", "code", "requirements", "source_python", "target_python", "out")
+CHOICES = ("store", "to", "code", "requirements", "target_requirements", "source_python", "target_python", "out")
+OF_ARTIFACTS = ("sample", "max_bytes", "max_total_bytes", "scheduler")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,7 +57,7 @@ def demo(given: argparse.Namespace) -> int:
 def rehearse(given: argparse.Namespace) -> int:
     """Prove the upgrade on a copy."""
     if given.resume:
-        if given.plan or any(getattr(given, name) for name in CHOICES):
+        if given.plan or any(getattr(given, name) for name in (*CHOICES, *OF_ARTIFACTS)):
             raise BadPlan(
                 "--resume cannot be combined with a plan",
                 expected="--resume RUN alone: the run remembers its plan",
@@ -120,7 +121,8 @@ def rollback(given: argparse.Namespace) -> int:
 
 
 def _plan(given: argparse.Namespace) -> plans.Plan:
-    values = {name: getattr(given, name, None) for name in CHOICES}
+    values: dict[str, Any] = {name: getattr(given, name, None) for name in CHOICES}
+    values["artifacts"] = {name: value for name in OF_ARTIFACTS if (value := getattr(given, name, None))}
     plan = getattr(given, "plan", None)
     return plans.read(Path(plan), values) if plan else plans.make(values, origin="the command line")
 
@@ -207,8 +209,15 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--requirements", metavar="FILE", help="your requirements (default: versions that the store recorded)"
     )
+    one.add_argument(
+        "--target-requirements", metavar="FILE", help="what will be beside the new release (default: the same)"
+    )
     one.add_argument("--source-python", metavar="P", help="interpreter that has the old ZenML (default: one is built)")
     one.add_argument("--target-python", metavar="P", help="interpreter that has the new ZenML (default: one is built)")
+    one.add_argument("--sample", type=int, metavar="N", help="load the newest N artifact versions of each type (all)")
+    one.add_argument("--max-bytes", metavar="SIZE", help="load no artifact larger than this, as in 2GB (no limit)")
+    one.add_argument("--max-total-bytes", metavar="SIZE", help="read no more than this from artifact stores (no limit)")
+    one.add_argument("--scheduler", metavar="URL", help="Dask cluster with the new release's environment, tcp://…")
     one.add_argument("--out", metavar="DIR", help="where runs are archived (runs)")
     one.add_argument("--keep-going", action="store_true", help="carry out the later steps although one blocks")
     one.add_argument("--resume", metavar="RUN", help="continue a run that was killed or stopped")

@@ -78,6 +78,15 @@ def pair(
     return source, target
 
 
+def control(source: Environment, target: Environment, log: Log = print) -> Environment | None:
+    """The target's release with the source's data libraries; None where the target has those versions already."""
+    names = [line.partition("==")[0] for line in recipes.wanted(dict.fromkeys(recipes.LIBRARIES.values(), ""))]
+    libraries = {name: source.packages[name] for name in names if name in source.packages}
+    if all(target.packages.get(name) == version for name, version in libraries.items()):
+        return None
+    return ensure(target.version, libraries=libraries, prefer=_minor(target.python_version), log=log)
+
+
 def of_run(run: Run) -> tuple[Environment, Environment]:
     """The environments, source and target, that the preflight of a run found."""
     found = run.needs("10_preflight").facts.get("environments")

@@ -173,7 +173,7 @@ def make(values: Mapping[str, Any], *, origin: str = "the plan", folder: Path | 
     folder: what relative paths start from; the current directory when not given.
     Raises :class:`BadPlan` for unknown keys, values of the wrong kind and paths that do not exist.
     """
-    given = {key: value for key, value in values.items() if value not in (None, "")}
+    given = {key: value for key, value in values.items() if value not in (None, "", {})}
     for key, variable in VARIABLES.items():
         if key not in given and os.environ.get(variable):
             given[key] = os.environ[variable]
