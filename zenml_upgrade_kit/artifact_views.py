@@ -27,15 +27,6 @@ NEW_MATERIALIZER = (
     " it below self.uri in a format that no library version owns, such as Parquet, npy or JSON. Name the class at the"
     " step, @step(output_materializers=…), and run the pipeline once more: artifacts that exist stay as they are."
 )
-_KINDS = {
-    "python": "the version of Python",
-    "library": "the version of a library",
-    "module": "a module that is missing",
-    "zenml": "ZenML itself",
-    "file": "the file",
-    "store": "the artifact store",
-    "limit": "a limit that was set",
-}
 _PROVEN = {
     True: "✓ yes: with it, the example loads in the target release",
     False: "✗ no: it was tried, and it does not help",
@@ -54,7 +45,7 @@ class Progress:
         self._pause = 5.0 if tell else 0.5  # seconds between two updates
         self._begun: tuple[int, int, float] | None = None
         self._told = -math.inf
-        self._place: Any = None
+        self._shown: Any = None
 
     def __call__(self, done: int, total: int, bytes: int, seconds: float, note: str = "") -> None:  # noqa: A002
         """done of total artifact versions, with so many bytes read since the start, seconds ago."""
@@ -78,30 +69,29 @@ class Progress:
         if self._tell:
             self._tell(line)
             return
-        from IPython import display
+        from IPython.display import display
 
         bar = f'<progress max="1" value="{share:.3f}" aria-label="{share:.0%}"></progress> ' if share < 1 else ""
         shown = Shown(f"<p>{bar}{escape(line)}</p>", line)
-        if self._place:
-            self._place.update(shown)
+        if self._shown:
+            self._shown.update(shown)
         else:
-            self._place = display.display(shown, display_id=True)  # type: ignore[no-untyped-call]
+            self._shown = display(shown, display_id=True)  # type: ignore[no-untyped-call]
 
 
 def summary(result: StepResult) -> Shown:
     """How many artifact versions came to which outcome, how long loading took, how much was read how fast."""
     facts, counts = result.facts, result.facts.get("counts") or {}
-    total = words.count(facts.get("total") or sum(counts.values()), "artifact version")
-    found = [word for word in reversed(TROUBLE) if counts.get(word)]
-    cost = [f"loading took {words.duration(facts['loaded_seconds'])}" if facts.get("loaded_seconds") else ""]
-    cost += [f"{words.size(facts['bytes'])} read" if facts.get("bytes") else ""]
-    cost += [f"{words.size(facts['bandwidth'])} a second" if facts.get("bandwidth") else ""]
-    after = ", ".join(filter(None, cost))
-    chips = " &nbsp; ".join(f"<b>{counts[word]:,}</b> {chip(word)}" for word in found)
-    text = ", ".join(f"{counts[word]:,} {words.mark(word)}" for word in found)
+    found = {word: f"{counts[word]:,}" for word in TROUBLE if counts.get(word)}
+    total = words.count(facts.get("total", 0), "artifact version")
+    costs = [("loaded_seconds", "loading took {}", words.duration), ("bytes", "{} read", words.size)]
+    costs += [("bandwidth", "{} a second", words.size)]
+    after = ", ".join(form.format(told(facts[fact])) for fact, form, told in costs if facts.get(fact))
+    chips = [f'<span style="white-space:nowrap"><b>{number}</b> {chip(word)}</span>' for word, number in found.items()]
+    text = ", ".join(f"{number} {words.mark(word)}" for word, number in found.items())
     return Shown(
-        f'<p style="line-height:2">{total}: {chips or "none"}{after and f"<br>{after}"}</p>',
-        f"{total}: {text or 'none'}{after and f'; {after}'}",
+        f'<p style="line-height:2">{total}: {" &nbsp; ".join(chips) or "none"}<br>{after}</p>',
+        "; ".join(filter(None, [f"{total}: {text or 'none'}", after])),
     )
 
 
@@ -113,44 +103,40 @@ def matrix(result: StepResult) -> Shown:
     rows.sort(key=lambda row: (-row["fails"] - row["lost"], -row["differs"], -row["not_checked"], -row["all"]))
     columns = {"type": "Type", **{word: words.mark(word) for word in TROUBLE}, "all": "All"}
     twin = table(rows, columns, "Artifact versions by type and outcome")
-    html = _picture(rows[:MOST_TYPES], len(rows)) + folded("The same numbers as a table", twin).html
-    return Shown(html, twin.text)
+    return Shown(_picture(rows) + folded("The same numbers as a table", twin).html, twin.text)
 
 
-def _picture(rows: Sequence[Mapping[str, Any]], types: int) -> str:
+def _picture(rows: Sequence[Mapping[str, Any]]) -> str:
     """The matrix as SVG that needs no script; a cell says its number and its glyph, the shade is a third hint."""
-    left, wide, high, top = 230, 92, 28, 46
-    most = max(row[word] for row in rows for word in TROUBLE)
-    drawn = []
-    for column, word in enumerate(TROUBLE):
-        x, colour = left + column * wide, words.COLOURS[words.tone(word)]
-        total = sum(row[word] for row in rows)
-        drawn.append(f'<text x="{x + wide / 2}" y="16" text-anchor="middle">{escape(words.mark(word))}</text>')
-        drawn.append(f'<text x="{x + wide / 2}" y="34" text-anchor="middle" font-weight="600">{total:,}</text>')
-        for y, row in zip(range(top, top + high * len(rows), high), rows, strict=True):
-            middle = f'x="{x + wide / 2}" y="{y + 17}" text-anchor="middle"'
-            if not row[word]:
-                drawn.append(f'<text {middle} opacity=".5">·</text>')
-                continue
-            shade = 0.12 + 0.33 * math.log1p(row[word]) / math.log1p(most)
-            drawn.append(
-                f'<rect x="{x + 2}" y="{y}" width="{wide - 4}" height="{high - 4}" rx="4" fill="{colour}"'
-                f' fill-opacity="{shade:.2f}" stroke="{colour}"/>'
-                f"<text {middle}>{words.mark(word)[0]} {row[word]:,}</text>"
-            )
-    for y, row in zip(range(top, top + high * len(rows), high), rows, strict=True):
-        name = words.plain(row["type"])
-        drawn.append(f'<text x="0" y="{y + 17}">{escape(_short(name))}<title>{escape(name)}</title></text>')
+    left, wide, high, top = 262, 92, 28, 46
+    sums = {word: sum(row[word] for row in rows) for word in TROUBLE}
     caption = "Artifact versions by type and outcome, most trouble first"
-    caption += f" (the first {len(rows)} of {words.count(types, 'type')})" if types > len(rows) else ""
-    said = ", ".join(f"{sum(row[word] for row in rows):,} {word.replace('_', ' ')}" for word in TROUBLE)
-    width, height = left + wide * len(TROUBLE), top + high * len(rows)
-    return (
-        f'<figure style="margin:.8em 0;overflow-x:auto" tabindex="0"><figcaption style="font-weight:600;font-size:90%">'
-        f'{caption}</figcaption><svg role="img" aria-label="{caption}: {said}. The table below has the numbers."'
-        f' viewBox="0 0 {width} {height}" style="width:100%;min-width:40em;max-width:{width}px" font-size="13"'
-        f' fill="currentColor" font-family="inherit">{"".join(drawn)}</svg></figure>'
-    )
+    if len(rows) > MOST_TYPES:
+        caption += f"; the {MOST_TYPES} types on top of {len(rows):,}"
+    lines = dict(enumerate(rows[:MOST_TYPES]))
+    most = math.log1p(max(row[word] for row in rows for word in TROUBLE) or 1)
+    drawn = []
+    for x, (word, total) in zip(range(left, left + wide * len(TROUBLE), wide), sums.items(), strict=True):
+        glyph, colour, at = words.mark(word)[0], words.COLOURS[words.tone(word)], f'x="{x + wide // 2}" y='
+        drawn.append(f'<text text-anchor="middle" {at}"16">{words.mark(word)}</text>')
+        drawn.append(f'<text text-anchor="middle" {at}"34" font-weight="600">{total:,}</text>')
+        for line, row in lines.items():
+            y, number = top + high * line, row[word]
+            if number:
+                shade = f'fill="{colour}" fill-opacity="{0.12 + 0.33 * math.log1p(number) / most:.2f}"'
+                place = f'x="{x + 2}" y="{y}" width="{wide - 4}" height="{high - 4}" rx="4"'
+                drawn.append(f'<rect {place} {shade} stroke="{colour}"/>')
+            told = f"{glyph} {number:,}" if number else "·"
+            drawn.append(f'<text text-anchor="middle" {at}"{y + 17}">{told}</text>')
+    for line, row in lines.items():
+        name = words.plain(row["type"])
+        drawn.append(f'<text y="{top + high * line + 17}">{escape(_short(name))}<title>{escape(name)}</title></text>')
+    said = ", ".join(f"{total:,} {word.replace('_', ' ')}" for word, total in sums.items())
+    width, height = left + wide * len(TROUBLE), top + high * len(lines)
+    look = f'style="width:100%;min-width:40em;max-width:{width}px" font-size="13" fill="currentColor"'
+    svg = f'<svg role="img" aria-label="{caption}: {said}. The table has all." viewBox="0 0 {width} {height}" {look}>'
+    title = f'<figcaption style="font-weight:600;font-size:90%">{caption}</figcaption>'
+    return f'<figure style="margin:.8em 0;overflow-x:auto" tabindex="0">{title}{svg}{"".join(drawn)}</svg></figure>'
 
 
 def causes(result: StepResult) -> Shown:
@@ -158,62 +144,59 @@ def causes(result: StepResult) -> Shown:
     groups = result.facts.get("causes") or []
     shown = Shown("", "")
     for number, group in enumerate(sorted(groups, key=lambda one: (TROUBLE.index(one["outcome"]), -one["count"]))):
+        outcome, blame = group["outcome"], words.plain(group["blame"] or f"cause: {group['kind']}")
         told = f"{words.count(group['count'], 'artifact version')}, {group['id']}"
-        line = f"{words.mark(group['outcome'])} · {_blame(group)} · {told}"
-        one = folded(line, _cause(group), opened=number < MOST_OPEN and group["outcome"] != "not_checked")
-        edge = f"border-left:.3em solid {words.COLOURS[words.tone(group['outcome'])]};padding-left:.8em;margin:1em 0"
-        shown += Shown(f'<div style="{edge}">{one.html}</div>', one.text)
+        opened = number < MOST_OPEN and outcome != "not_checked"
+        content = _cause(group)
+        text = folded(f"{words.mark(outcome)} · {blame} · {told}", content, opened=opened).text
+        edge = f"border-left:.3em solid {words.COLOURS[words.tone(outcome)]};padding-left:.8em;margin:1em 0"
+        line = f"<summary>{chip(outcome)} <b>{escape(blame)}</b> · {escape(told)}</summary>"
+        shown += Shown(f'<details style="{edge}"{" open" * opened}>{line}{content.html}</details>', text)
     return shown if groups else sentence("Nothing that was checked fails, is lost or differs.")
 
 
 def _cause(group: Mapping[str, Any]) -> Shown:
     """One cause: what would fix it, one worked example, and the steps that wrote such artifacts."""
-    pins, proven = group["pins"], group["proven"]
-    tried = _PROVEN[proven] if pins or proven is not None else ""
-    names = {"remedy": "What would fix it", "tried": "Proven"}
-    shown = pairs({"remedy": group["remedy"], "tried": tried}, names)
+    pins, example = "\n".join(map(words.plain, group["pins"])), group["example"]
+    shown = sentence(f"What would fix it: {group['remedy']}")
     if pins:
-        lines = "\n".join(map(words.plain, pins))
-        shown += sentence("To pin it, add to your requirements:")
         # one click selects all of it: a page without scripts has no button that copies
-        shown += Shown(f'<pre style="user-select:all">{escape(lines)}</pre>', lines)
-    example = group["example"]
+        copied = f'<pre style="user-select:all;width:fit-content;min-width:20em">{escape(pins)}</pre>'
+        shown += sentence("To pin it, add to your requirements:") + Shown(copied, pins)
+    if pins or group["proven"] is not None:
+        shown += sentence(f"Proven? {_PROVEN[group['proven']]}")
     told = {name: _cut(value) for name, value in example.items() if name != "new" or value != example.get("error")}
     names = {"type": "Type", "old": "In the old release", "new": "In the target release"}
     names |= {"error": "Error in the target release", "where": "Raised inside", "difference": "Difference"}
-    names |= {"uri": "Files", "id": "Id"}
-    shown += pairs(told, names, words.plain(f"For example {example['name']}, version {example['version']}"))
+    shown += sentence(f"For example {example['name']}, version {example['version']}:")
+    shown += pairs(told, {**names, "uri": "Files", "id": "Id"})
     steps = [{**step, "place": _place(step)} for step in group["steps"]]
     columns = {"name": "Step", "pipeline": "Pipeline", "place": "Where", "count": "Artifact versions"}
-    caption = "Steps that wrote such artifact versions"
     if len(steps) > MOST_OPEN:
         return shown + tables.folded_table(steps, columns, "step", after=" that wrote such artifact versions")
-    return shown + table(steps, columns, caption) if steps else shown
+    return shown + table(steps, columns, "Steps that wrote such artifact versions") if steps else shown
 
 
 def artifacts(result: StepResult) -> Shown:
     """The artifact versions that need a look, worst first; those that could not be checked are folded."""
-    listed = result.facts.get("artifacts") or []
     rows = [
-        {**row, "old": _cut(row["old"]), "new": _cut(row["difference"] or row["new"])}
-        for row in sorted(listed, key=lambda row: TROUBLE.index(row["outcome"]))
-    ]
-    columns = {"outcome": "Outcome", "name": "Artifact", "version": "Version", "data_type": "Type", "cause": "Cause"}
-    columns |= {"old": "In the old release", "new": "In the target release"}
+        {**row, "name": f"{row['name']} {row['version']}", "data_type": _short(row["data_type"]),
+         "old": _cut(row["old"]), "new": _cut(row["difference"] or row["new"])}
+        for row in sorted(result.facts.get("artifacts") or [], key=lambda row: TROUBLE.index(row["outcome"]))
+    ]  # fmt: skip
+    columns = {"outcome": "Outcome", "name": "Artifact", "data_type": "Type", "cause": "Cause"}
+    columns |= {"old": "In the old release", "new": "In the target release", "id": "Id"}
     shown = tables.loud_first(rows, columns, "Artifact versions", quiet=("not_checked",), noun="artifact version")
     counts = result.facts.get("counts") or {}
     if (troubled := sum(counts.get(word, 0) for word in TROUBLE[:4])) > len(rows):
-        shown += sentence(f"These are {len(rows):,} of {troubled:,}; the causes above count all of them.")
+        shown += sentence(f"These are {len(rows):,} of {troubled:,}; the causes count all of them.")
     return shown
 
 
 def costs(result: StepResult) -> Shown:
     """The artifact versions that took longest to load, and the largest."""
     shown = Shown("", "")
-    for name, caption, fact in (
-        ("slowest", "Slowest to load in the target release", "seconds"),
-        ("largest", "Largest", "bytes"),
-    ):
+    for name, caption, fact in (("slowest", "Slowest to load", "seconds"), ("largest", "Largest", "bytes")):
         rows = result.facts.get(name) or []
         shown += tables.bars([(f"{row['name']} {row['version']}", row[fact] or 0) for row in rows], caption, fact)
     return shown if shown.text else sentence("No artifact version was loaded.")
@@ -221,48 +204,32 @@ def costs(result: StepResult) -> Shown:
 
 def not_checked(result: StepResult) -> Shown:
     """How many artifact versions were not checked, and why."""
-    reasons = result.facts.get("not_checked_reasons") or []
-    if not reasons:
-        return sentence("Every artifact version was checked.")
-    return table(reasons, {"count": "Artifact versions", "reason": "Why"}, "Not checked: none of this counts as passed")
+    columns = {"count": "Artifact versions", "reason": "Why"}
+    return table(result.facts.get("not_checked_reasons") or [], columns, "Not checked, which is not the same as passed")
 
 
 def user_modules(result: StepResult) -> Shown:
     """Which modules of the user's code loading has imported, and thereby executed."""
-    modules = result.facts.get("user_modules") or []
-    if not modules:
-        return sentence("Loading imported none of your own modules.")
+    modules = result.facts.get("user_modules") or ["none"]
     return listing("Modules of your code that loading has imported; importing executes them", modules)
 
 
 def static_look(result: StepResult) -> Shown:
     """What reading the files alone showed: modules that are missing, and code that only one Python can run."""
     found = result.facts.get("static") or {}
-    missing, by_value = found.get("missing") or [], found.get("by_value") or []
-    if not missing and not by_value:
-        return sentence("The files name no module that is missing, and hold no code.")
-    shown = Shown("", "")
-    if missing:
-        columns = {"module": "Module", "count": "Artifact versions"}
-        shown += table(missing, columns, "Modules that the files need and the target environment does not have")
-    if by_value:
-        columns = {"python": "Written by Python", "count": "Artifact versions", "name": "For example"}
-        shown += table(by_value, columns, "Functions and classes carried by value: bound to the Python that wrote them")
-    return shown
+    missing = {"module": "Module", "count": "Artifact versions"}
+    by_value = {"python": "Written by Python", "count": "Artifact versions", "name": "For example"}
+    return table(
+        found.get("missing") or [], missing, "Modules that the files need and the target environment does not have"
+    ) + table(found.get("by_value") or [], by_value, "Functions and classes carried by value, bound to one Python")
 
 
 def steps(result: StepResult) -> Shown:
     """The steps whose outputs should get another materializer, with file and line, and how to write one."""
     rows = [{**step, "place": _place(step)} for step in result.facts.get("steps") or []]
-    if not rows:
-        return sentence("No step needs another materializer.")
     columns = {"name": "Step", "pipeline": "Pipeline", "place": "Where", "outputs": "Artifact versions", "why": "Why"}
-    return table(rows, columns, "Steps whose outputs should get another materializer") + sentence(NEW_MATERIALIZER)
-
-
-def _blame(group: Mapping[str, Any]) -> str:
-    """What is to blame, in words: ``scikit-learn 1.3.0 → 1.9.1``."""
-    return words.plain(group["blame"]) or _KINDS.get(group["kind"], "cause unknown")
+    shown = table(rows, columns, "Steps whose outputs should get another materializer")
+    return shown + sentence(NEW_MATERIALIZER) if rows else shown
 
 
 def _place(step: Mapping[str, Any]) -> str:
@@ -274,7 +241,7 @@ def _short(name: str) -> str:
     """Package and class of a dotted name, short enough for a picture."""
     package, _, rest = name.partition(".")
     short = f"{package} … {rest.rpartition('.')[2]}" if "." in rest else name
-    return short if len(short) <= 32 else f"…{short[-31:]}"
+    return short if len(short) <= 36 else f"…{short[-35:]}"
 
 
 def _cut(value: Any) -> str:
