@@ -14,7 +14,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import closing
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from zenml_upgrade_kit import releases, stores
 from zenml_upgrade_kit.errors import StoreUnreadable
 from zenml_upgrade_kit.stores import Reader, Store, sqlite
 
-_NO_LIBRARY = frozenset(sys.stdlib_module_names) | {"zenml", "__main__", "builtins", ""}
+NO_LIBRARY = frozenset(sys.stdlib_module_names) | {"zenml", "__main__", "builtins", ""}
 
 
 def take(store: Store) -> dict[str, Any]:
@@ -95,10 +95,10 @@ def belongings(connection: Reader, local_stores: Path) -> dict[str, Any]:
         return {"stacks": {}, "artifact_stores": [], "images": 0, "secrets": {}}
     versions = "artifact_version" if "artifact_version" in held else "artifact"
     counted = {row[0]: row[1] for row in _distinct(connection, versions, "artifact_store_id")}
-    places = _artifact_stores(connection, local_stores)
+    places = artifact_stores(connection, local_stores)
     query = "SELECT id, name, type, flavor, configuration FROM stack_component ORDER BY type, name"
     components = [
-        {**dict(zip(("id", "name", "type", "flavor"), row, strict=False)), "configuration": _decoded(row[4])}
+        {**dict(zip(("id", "name", "type", "flavor"), row, strict=False)), "configuration": decoded(row[4])}
         for row in connection.execute(query)
     ]
     query = (
@@ -108,7 +108,7 @@ def belongings(connection: Reader, local_stores: Path) -> dict[str, Any]:
     for name, component in connection.execute(query):
         stacks.setdefault(name, []).append(component)
     readable = [
-        _decoded(row[0]) is not None
+        decoded(row[0]) is not None
         for row in (connection.execute('SELECT "values" FROM secret') if "secret" in held else ())
     ]
     images = "SELECT COUNT(*) FROM pipeline_build WHERE is_local = 0"
@@ -137,7 +137,7 @@ def secrets_store(config_yaml: Path) -> str:
     return str(section.get("type", "")) if isinstance(section, dict) else ""
 
 
-def _decoded(value: str | bytes | None) -> Any:
+def decoded(value: str | bytes | None) -> Any:
     """What base64 of JSON holds; None for anything else, an encrypted value for example."""
     try:
         return json.loads(base64.b64decode(value or b"", validate=True))
@@ -153,37 +153,41 @@ def source_version(stamp: str, recorded: Iterable[str] = ()) -> str:
     return max(seen, key=Version) if seen else release.version if release else stamp
 
 
-def artifacts(connection: Reader, local_stores: Path) -> list[dict[str, Any]]:
-    """Every artifact version, oldest first.
+def artifacts(
+    connection: Reader, local_stores: Path, only: str = "1 = 1 ORDER BY v.created, v.id"
+) -> list[dict[str, Any]]:
+    """Every artifact version, oldest first, or those that a condition in SQL names, in its order.
 
     id, store_id: UUIDs with dashes. version: "" before 0.50.0, which had none. type: ZenML's kind (``DataArtifact``).
     data_type, materializer: ``{"module", "attribute", "type"}`` and, where recorded, ``package_name`` and ``version``.
     store_flavor, store_root: of its artifact store, None where that is gone; a local store without a path of its own
-    lies in ``local_stores``.
+    lies in ``local_stores``. created: UTC as stored.
     """
     tables = stores.tables(connection)
-    places = _artifact_stores(connection, local_stores)
-    source_of = cache(_source)  # few different texts in many rows
+    places = artifact_stores(connection, local_stores)
     if "artifact_version" in tables:
         source, name = "artifact_version AS v LEFT JOIN artifact AS a ON a.id = v.artifact_id", "a.name"
     else:  # before 0.51.0 a row of artifact is what is now a version
         source, name = "artifact AS v", "v.name"
     version = "v.version" if "version" in (tables.get("artifact_version") or tables["artifact"]) else "NULL"
     rows = connection.execute(
-        f"SELECT v.id, {name} AS name, {version} AS version, v.type, v.data_type, v.materializer, v.uri,"
-        f" v.artifact_store_id AS store_id FROM {source} ORDER BY v.created, v.id"
+        f"SELECT v.id, {name}, {version}, v.type, v.data_type, v.materializer, v.uri, v.artifact_store_id, v.created"
+        f" FROM {source} WHERE {only}"
     )
     return [
         {
-            **dict(row),
-            "id": dashed(row["id"]),
-            "version": str(row["version"] if row["version"] is not None else ""),
-            "data_type": source_of(row["data_type"]),
-            "materializer": source_of(row["materializer"]),
-            "store_id": dashed(row["store_id"]),
-            **places.get(row["store_id"], {"store_flavor": None, "store_root": None}),
+            "id": dashed(key),
+            "name": name,
+            "version": str(version if version is not None else ""),
+            "type": kind,
+            "data_type": _shared(data_type),
+            "materializer": _shared(materializer),
+            "uri": uri,
+            "store_id": dashed(store),
+            **places.get(store, {"store_flavor": None, "store_root": None}),
+            "created": str(created),
         }
-        for row in rows
+        for key, name, version, kind, data_type, materializer, uri, store, created in rows
     ]
 
 
@@ -227,13 +231,17 @@ def _parsed(text: str | bytes | None) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _source(text: str | None) -> dict[str, Any]:
+def source_of(text: str | None) -> dict[str, Any]:
     """A stored source; plain dotted names, as very old releases wrote them, become the same shape."""
     value = _parsed(text)
     if value is None:
         module, _, attribute = str(text).rpartition(".")
         value = {"module": module, "attribute": attribute, "type": "unknown"}
     return value
+
+
+_shared = lru_cache(1024)(source_of)
+"""Few different texts are in many rows."""
 
 
 def _distinct(connection: Reader, table: str, *columns: str) -> list[tuple[Any, ...]]:
@@ -269,7 +277,7 @@ def _pipelines(connection: Reader) -> list[dict[str, Any]]:
 def _artifacts_by_type(connection: Reader, versions: str) -> list[dict[str, Any]]:
     counted: Counter[tuple[str, ...]] = Counter()
     for *texts, count in _distinct(connection, versions, "materializer", "data_type"):
-        sources = map(_source, texts)
+        sources = map(source_of, texts)
         counted[tuple(".".join(filter(None, (it.get("module"), it.get("attribute")))) for it in sources)] += count
     return [{"materializer": key[0], "type": key[1], "count": count} for key, count in counted.most_common()]
 
@@ -301,20 +309,21 @@ def _libraries(connection: Reader, versions: str) -> dict[str, str]:
     for column in ("materializer", "data_type"):
         query = f"SELECT {column}, MAX(created) AS newest FROM {versions} GROUP BY {column} ORDER BY newest"
         for text, _ in connection.execute(query):
-            source = _source(text)
+            source = source_of(text)
             root = str(source.get("module") or "").split(".")[0]
-            if root not in _NO_LIBRARY and source.get("type") in ("distribution_package", "unknown"):
+            if root not in NO_LIBRARY and source.get("type") in ("distribution_package", "unknown"):
                 name = str(source.get("package_name") or root)
                 found[name] = str(source.get("version") or found.get(name, ""))
     return dict(sorted(found.items()))
 
 
-def _artifact_stores(connection: Reader, local_stores: Path) -> dict[str, dict[str, str | None]]:
+def artifact_stores(connection: Reader, local_stores: Path) -> dict[str, dict[str, str | None]]:
+    """``store_flavor`` and ``store_root`` of every registered artifact store, by the id that the database has."""
     query = "SELECT id, flavor, configuration FROM stack_component WHERE type = 'artifact_store'"
     found: dict[str, dict[str, str | None]] = {}
     for key, flavor, configuration in connection.execute(query):
-        decoded = _decoded(configuration)
-        path = decoded.get("path") if isinstance(decoded, dict) else None
+        config = decoded(configuration)
+        path = config.get("path") if isinstance(config, dict) else None
         if not path and flavor == "local":
             path = str(local_stores / str(dashed(key)))
         found[key] = {"store_flavor": flavor, "store_root": path}

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +30,9 @@ _CAUSES = (
         r"NoSuchBucket|bucket does not exist|ContainerNotFound|/upload/storage/",
         "a bucket that exists: it is not made for you",
     ),
-    (r"denied|forbidden|permission|\b40[13]\b", "permission to list, read, write and delete there"),
+    (r"denied|forbidden|permission|\b40[13]\b", "permission to {} there"),
     (r"no space|quota|file too large", "room for the backup"),
+    (r"\b50\d\b|internal ?(server ?)?error|slow ?down|unavailable", "a service in order: try again later"),
     (r"connect|timed? ?out|resolve|network|unreachable", "a service that answers: check the network and the endpoint"),
 )
 
@@ -150,9 +151,10 @@ class Place:
             raise _unusable(self.url, error) from error
 
 
-def open_place(given: str | Path) -> Place:
+def open_place(given: str | Path, options: Mapping[str, Any] | None = None) -> Place:
     """The place at a path or an fsspec URL; nothing is asked of it yet, nothing is made.
 
+    options: of the URL's file system, such as credentials; what is not given comes from the environment.
     Raises :class:`BadPlan` for a protocol that fsspec does not know, :class:`ToolMissing` when the package for it is
     not installed, and :class:`PlaceUnusable` when it cannot even be addressed, such as for want of an account's name.
     """
@@ -175,7 +177,7 @@ def open_place(given: str | Path) -> Place:
             )
         # listings are not remembered: others write there, too
         fs, root = fsspec.url_to_fs(
-            given if "://" in given else str(Path(given).expanduser()), use_listings_cache=False
+            given if "://" in given else str(Path(given).expanduser()), use_listings_cache=False, **(options or {})
         )
     except ImportError as error:
         extra = EXTRAS.get(protocol)
@@ -249,12 +251,18 @@ def _shown(url: str) -> str:
     return re.sub(r"[?]\S+", "", redact.url(url))
 
 
-def _unusable(url: str, error: Exception) -> PlaceUnusable:
+def lacking(error: BaseException, use: str = "list, read, write and delete") -> tuple[str, str]:
+    """What a file system that raised this would need, as a phrase, and what it said; use: what it was asked for."""
     said = f"{type(error).__name__}: {error}".splitlines()[0]
     expected = next((words for pattern, words in _CAUSES if re.search(pattern, said, re.IGNORECASE)), "a usable place")
+    return expected.format(use), _shown(said)[:300]
+
+
+def _unusable(url: str, error: Exception) -> PlaceUnusable:
+    expected, found = lacking(error)
     return PlaceUnusable(
         f"the place {url} cannot be used",
         expected=expected,
-        found=_shown(said)[:300],
+        found=found,
         remedy="correct that, or name another --place",
     )
