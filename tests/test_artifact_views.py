@@ -107,6 +107,12 @@ def test_a_remedy_is_proven_or_says_that_it_is_not(proven: bool | None, said: st
     assert f"Proven? {said}" in artifact_views.causes(result(causes=[cause])).text
 
 
+def test_what_was_broken_before_the_upgrade_is_told_apart() -> None:
+    cause = examples.artifacts().facts["causes"][0]
+    told = [artifact_views.causes(result(causes=[{**cause, "broke_before": before}])).text for before in (True, False)]
+    assert ["it was broken before" in text for text in told] == [True, False]
+
+
 def test_many_steps_of_one_cause_are_folded() -> None:
     cause = examples.artifacts().facts["causes"][0]
     shown = artifact_views.causes(result(causes=[{**cause, "steps": cause["steps"] * 6}]))
@@ -129,7 +135,7 @@ def test_artifacts_that_need_a_look_are_open_and_those_not_checked_folded() -> N
 
 def test_a_list_that_is_not_all_of_them_says_so() -> None:
     counts = {**examples.artifacts().facts["counts"], "fails": 12_000}
-    assert "These are 4 of 12,003; the causes count all of them." in show.artifacts(result(counts=counts)).text
+    assert "These are 4 of 12,003; artifacts.jsonl" in show.artifacts(result(counts=counts)).text
     assert "These are" not in show.artifacts(examples.artifacts()).text
 
 

@@ -133,7 +133,7 @@ def _picture(rows: Sequence[Mapping[str, Any]]) -> str:
         drawn.append(f'<text y="{top + high * line + 17}">{escape(_short(name))}<title>{escape(name)}</title></text>')
     said = ", ".join(f"{total:,} {word.replace('_', ' ')}" for word, total in sums.items())
     width, height = left + wide * len(TROUBLE), top + high * len(lines)
-    look = f'style="width:100%;min-width:40em;max-width:{width}px" font-size="13" fill="currentColor"'
+    look = f'style="width:100%;min-width:44em;max-width:{width}px" font-size="13" fill="currentColor"'
     svg = f'<svg role="img" aria-label="{caption}: {said}. The table has all." viewBox="0 0 {width} {height}" {look}>'
     title = f'<figcaption style="font-weight:600;font-size:90%">{caption}</figcaption>'
     return f'<figure style="margin:.8em 0;overflow-x:auto" tabindex="0">{title}{svg}{"".join(drawn)}</svg></figure>'
@@ -165,6 +165,8 @@ def _cause(group: Mapping[str, Any]) -> Shown:
         shown += sentence("To pin it, add to your requirements:") + Shown(copied, pins)
     if pins or group["proven"] is not None:
         shown += sentence(f"Proven? {_PROVEN[group['proven']]}")
+    if group.get("broke_before") and group["outcome"] == "fails":
+        shown += sentence("The old release cannot load it here either: it was broken before, or needs your own code.")
     told = {name: _cut(value) for name, value in example.items() if name != "new" or value != example.get("error")}
     names = {"type": "Type", "old": "In the old release", "new": "In the target release"}
     names |= {"error": "Error in the target release", "where": "Raised inside", "difference": "Difference"}
@@ -189,7 +191,7 @@ def artifacts(result: StepResult) -> Shown:
     shown = tables.loud_first(rows, columns, "Artifact versions", quiet=("not_checked",), noun="artifact version")
     counts = result.facts.get("counts") or {}
     if (troubled := sum(counts.get(word, 0) for word in TROUBLE[:4])) > len(rows):
-        shown += sentence(f"These are {len(rows):,} of {troubled:,}; the causes count all of them.")
+        shown += sentence(f"These are {len(rows):,} of {troubled:,}; artifacts.jsonl of this run has every one.")
     return shown
 
 
