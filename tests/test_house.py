@@ -25,7 +25,7 @@ FLOORS = [
     {"artifact_views"},
     {"report", "show", "terminal"},
     {"workbook"},
-    {"backup_commands"},
+    {"artifact_commands", "backup_commands"},
     {"cli", "__main__"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
