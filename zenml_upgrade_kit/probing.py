@@ -129,35 +129,55 @@ def run_command(
     is killed, the child ends with it where Linux can do that.
     """
     (folder / "home").mkdir(parents=True, exist_ok=True)
-    path, surroundings = folder / log, _surroundings(environment, folder)
-    found = shutil.which(command[0], path=surroundings["PATH"])  # what does not start shall say so itself
-    started = time.monotonic()
+    path = folder / log
+    began = time.monotonic()
     timed_out = False
     with path.open("ab") as output:
-        try:
-            process = subprocess.Popen(
-                guarded(command) if found else list(command),
-                cwd=cwd or folder,
-                env={**surroundings, **(variables or {})},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=not WINDOWS,
-            )
-        except OSError as error:
-            raise EnvironmentFailed(
-                f"{command[0]} does not start",
-                expected=f"a command that runs with ZenML {environment.version}",
-                found=error.strerror or str(error),
-                remedy="correct the command; if it is the interpreter, run 10_preflight again: it builds environments",
-            ) from None
+        surroundings = {**_surroundings(environment.python, folder), **(variables or {})}
+        streams = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT}
+        process = _start(environment.version, command, cwd or folder, surroundings, **streams)
         try:
             process.wait(timeout)
         except subprocess.TimeoutExpired:
             timed_out = True
         finally:  # also when we are interrupted
-            _end(process)
-    return Ended(returncode=process.returncode, timed_out=timed_out, seconds=time.monotonic() - started, log=path)
+            end(process)
+    return Ended(returncode=process.returncode, timed_out=timed_out, seconds=time.monotonic() - began, log=path)
+
+
+def start(
+    version: str, command: Sequence[str], *, folder: Path, log: Path, variables: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
+    """A process that is asked on its stdin and answers on its stdout; otherwise as :func:`run_command` starts one.
+
+    version: ZenML release, for messages. command: the interpreter first. Credentials are not among its environment
+    variables. When the thread that calls this ends, Linux ends the process.
+    """
+    (folder / "home").mkdir(parents=True, exist_ok=True)
+    kept = {name: value for name, value in _surroundings(Path(command[0]), folder).items() if not _secret(name, value)}
+    with log.open("ab") as output:
+        streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": output}
+        return _start(version, command, folder, {**kept, **variables}, **streams)
+
+
+def _secret(name: str, value: str) -> bool:
+    return name.startswith(("AWS_", "AZURE_", "GOOGLE_")) or bool(redact.secrets_in(value, name))
+
+
+def _start(
+    version: str, command: Sequence[str], cwd: Path, variables: Mapping[str, str], **streams: Any
+) -> subprocess.Popen[bytes]:
+    found = shutil.which(command[0], path=variables["PATH"])  # what does not start shall say so itself
+    arguments = guarded(command) if found else list(command)
+    try:
+        return subprocess.Popen(arguments, cwd=cwd, env=variables, start_new_session=not WINDOWS, **streams)
+    except OSError as error:
+        raise EnvironmentFailed(
+            f"{command[0]} does not start",
+            expected=f"a command that runs with ZenML {version}",
+            found=error.strerror or str(error),
+            remedy="correct the command; if it is the interpreter, run 10_preflight again: it builds environments",
+        ) from None
 
 
 def guarded(command: Sequence[str]) -> list[str]:
@@ -172,7 +192,7 @@ def _guard() -> tuple[str, ...]:
     return guard if works else ()
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def end(process: subprocess.Popen[bytes]) -> None:
     """Kill what is left of the process and of its group."""
     with suppress(ProcessLookupError, PermissionError):
         if WINDOWS:
@@ -182,7 +202,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _surroundings(environment: Environment, folder: Path) -> dict[str, str]:
+def _surroundings(python: Path, folder: Path) -> dict[str, str]:
     """Environment variables without a trace of the user's ZenML, Python or notebook.
 
     One that holds the URL of a metadata store (``env:NAME``) is left out under any name: a probe only gets a copy's.
@@ -192,7 +212,7 @@ def _surroundings(environment: Environment, folder: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not ours.match(name) and not store.match(value)}
     return {
         **kept,
-        "PATH": os.pathsep.join([str(environment.python.parent), kept.get("PATH", "")]),
+        "PATH": os.pathsep.join([str(python.parent), kept.get("PATH", "")]),
         "HOME": str(folder / "home"),
         "ZENML_CONFIG_PATH": str(folder / "config"),
         "ZENML_LOCAL_STORES_PATH": str(folder / "stores"),

@@ -1,214 +1,232 @@
-"""Load artifact versions with the ZenML of this interpreter and describe each value without showing it.
+"""Load artifact versions with the ZenML of this interpreter, in forked children of one process: the nursery.
 
-Called as ``python -I load_artifacts.py request.json reply.jsonl``. Request: ``{"artifacts": [{"id", "uri", "root",
-"materializer": {"module", "attribute"}, "data_type": {…}}], "code": directory or null, "timeout": seconds}``.
-Reply, one JSON object a line: ``{"start": id}`` before a load, then ``{"id", "ok", "type", "summary", "digest",
-"near", "error", "missing", "seconds"}``. A start without its second line names the artifact that ended the process.
-``ok`` with an error: the value loads, but its content cannot be compared. ``missing``: which class cannot be imported.
+Called as ``python -I load_artifacts.py settings.json``. The nursery imports what artifacts need once and forks a child
+for each request, so that whatever a pickle does to its process costs one artifact, and no import is done twice.
+Settings: ``{"code", "private", "database", "avoid", "guard"}``: the user's code, put on the path of children; a folder
+that children may write to; modules that are not imported here, because they ended a nursery before; see guard().
+
+A request is a JSON line on stdin, ``{"number", "request", "reply"}``, with two paths. The request: ``{"questions":
+[{"id", "uri", "path", "root", "materializer", "data_type"}], "scratch", "modules", "timeout", "memory", "look", "load",
+"call"}``; modules: to be imported here, if they are third-party; timeout and call (0: nothing is called) in seconds;
+memory in bytes. On stdout: ``{"ready"}``, ``{"importing": module}`` ("" when that is over), and ``{"ended": number,
+"status": of os.wait}``. What else is printed goes to stderr.
+
+A child appends JSON lines to the reply: ``{"start": id}``, ``{"id", "look"}``, ``{"id", "loaded"}`` before the value is
+called, the same with ``"done"`` after it. A start that is never done names the artifact that ended the child. At last
+``{"modules"}``: third-party modules that it had to import, for the next request.
 """
 
-import dataclasses
-import datetime
-import decimal
-import enum
-import faulthandler
-import hashlib
+import contextlib
+import ctypes
+import errno
+import gc
 import importlib
+import importlib.machinery
+import importlib.util
 import inspect
 import json
-import math
 import os
 import pathlib
+import select
+import shutil
+import signal
+import site
 import sys
+import sysconfig
+import tempfile
 import time
+import traceback
 import types
 import uuid
 
-DEEPEST = 60
+PATIENCE = 30  # seconds beyond the timeout after which the nursery ends a child that has disarmed its own alarm
+SITES = tuple({path + os.sep for path in (*site.getsitepackages(), *map(sysconfig.get_path, ("purelib", "platlib")))})
+STANDARD = (os.path.dirname(os.__file__) + os.sep, "<frozen ")
+READS = ("open", "copyfile", "exists", "glob", "isdir", "listdir", "stat", "size", "walk")
+WRITES = ("makedirs", "mkdir", "remove", "rename", "rmtree")
+
+# What Python tells its audit hooks: the event, and where among its arguments there are paths, each with the descriptor
+# of the folder that it is relative to.
+WRITING = {
+    "os.chflags": ((0, None),),
+    "os.chmod": ((0, 2),),
+    "os.chown": ((0, 3),),
+    "os.link": ((0, 2), (1, 3)),
+    "os.mkdir": ((0, 2),),
+    "os.remove": ((0, 1),),
+    "os.removexattr": ((0, None),),
+    "os.rename": ((0, 2), (1, 3)),
+    "os.rmdir": ((0, 1),),
+    "os.setxattr": ((0, None),),
+    "os.symlink": ((1, 2),),
+    "os.truncate": ((0, None),),
+    "os.utime": ((0, 3),),
+}
+STARTING = ("os.exec", "os.posix_spawn", "os.spawn", "os.startfile", "os.system", "pty.spawn", "subprocess.Popen")
 
 
-class Opaque(Exception):
-    """A value whose content cannot be told apart from its address."""
+def beside(name):
+    """Another file of this folder as a module."""
+    path = pathlib.Path(__file__).with_name(name + ".py")
+    spec = importlib.util.spec_from_file_location("zenml_upgrade_" + name, str(path))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
-class Digest:
-    """A content identity that is the same in every Python and library that holds the same value.
+def call_kernel(function, *arguments):
+    """The result of a function of the C library, None where there is none; negative: it failed."""
+    try:
+        library = ctypes.CDLL(None, use_errno=True)
+        return getattr(library, function)(*(ctypes.c_ulong(one) if isinstance(one, int) else one for one in arguments))
+    except (AttributeError, OSError, TypeError):
+        return None
 
-    Every piece is written with its type and length, so that ``["a", "b"]`` and ``["ab"]`` differ. With ``rounded``,
-    floats count by their first 26 bits (about 8 digits): what computing a value a second time leaves alone.
+
+def guard(kind, folders):
+    """From now on this process writes only below the folders; production's files are read where they lie.
+
+    kind: "landlock", "audit", or "" for the better one that there is. Landlock (Linux 5.13) binds programs and
+    libraries, too; the audit hook only what Python itself does, so then no program is started. Modes, owners and times
+    of files are what Landlock leaves open: the hook watches over them in any case.
     """
+    locked = kind != "audit" and landlock(folders)
+    if kind == "landlock" and not locked:
+        raise OSError("this kernel has no Landlock")
+    inside = tuple(os.path.realpath(folder) for folder in folders)
+    changing = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
-    def __init__(self, rounded=False, parent=None):
-        self.hash = hashlib.sha256()
-        self.rounded = rounded
-        self.path = parent.path if parent else []  # ids of the objects that this one is part of
-        self.known = parent.known if parent else {}  # id to digest and object: kept alive, its id is not used again
+    def refuse(path, folder=None):
+        if isinstance(path, int):
+            path = "/proc/self/fd/{}".format(path)
+        path = os.fsdecode(path)
+        if isinstance(folder, int) and folder >= 0:
+            path = os.path.join("/proc/self/fd/{}".format(folder), path)
+        real = os.path.realpath(path)
+        if real != os.devnull and not any(real == one or real.startswith(one + os.sep) for one in inside):
+            raise PermissionError(errno.EACCES, "a load may not write here", real)
 
-    def of(self, value):
-        """The digest of any value, alone."""
-        part = Digest(self.rounded, self)
-        part.add(value)
-        return part.hash.hexdigest()
+    def hook(event, arguments):
+        if event == "open":
+            if not locked and arguments[2] & changing and not isinstance(arguments[0], int):
+                refuse(arguments[0])
+        elif event in WRITING:
+            for path, folder in WRITING[event]:
+                refuse(arguments[path], None if folder is None else arguments[folder])
+        elif event in ("os.kill", "os.killpg"):
+            group = arguments[0] if event == "os.killpg" or arguments[0] < 2 else os.getpgid(arguments[0])
+            if group not in (0, os.getpgrp()):
+                raise PermissionError(errno.EPERM, "a load may not end other processes")
+        elif not locked and event in STARTING:
+            raise PermissionError(errno.EPERM, "a load may not start programs")
 
-    def put(self, tag, data=b""):
-        data = data if isinstance(data, bytes) else str(data).encode("utf-8", "surrogatepass")
-        self.hash.update("{}:{}:".format(tag, len(data)).encode())
-        self.hash.update(data)
-
-    def add(self, value):
-        if value is None or (isinstance(value, (bool, int, str, bytes)) and type(value).__module__ == "builtins"):
-            self.put(type(value).__name__, value if isinstance(value, bytes) else repr(value))
-        elif type(value) is float:
-            mantissa, exponent = math.frexp(value)
-            finite = self.rounded and math.isfinite(value)
-            self.put("float", repr(math.ldexp(round(math.ldexp(mantissa, 26)), exponent - 26) if finite else value))
-        elif isinstance(value, enum.Enum):
-            self.put("enum", name_of(type(value)) + self.of(value.value))
-        elif isinstance(value, (types.FunctionType, types.BuiltinFunctionType, type)):
-            self.put("named", "{}.{}".format(value.__module__, value.__qualname__))
-        elif isinstance(value, types.ModuleType):
-            self.put("module", value.__name__)
-        elif isinstance(value, (datetime.date, datetime.time, datetime.timedelta, uuid.UUID, decimal.Decimal)):
-            self.put(name_of(type(value)), str(value))
-        elif id(value) in self.path:
-            self.put("cycle", len(self.path) - self.path.index(id(value)))
-        elif id(value) in self.known:
-            self.put("content", self.known[id(value)][0])
-        elif len(self.path) == DEEPEST:
-            raise Opaque("nested more than {} deep".format(DEEPEST))
-        else:
-            self.path.append(id(value))
-            part = Digest(self.rounded, self)
-            part.add_content(value)
-            self.path.pop()
-            self.known[id(value)] = (part.hash.hexdigest(), value)
-            self.put("content", part.hash.hexdigest())
-
-    def add_content(self, value):
-        root = type(value).__module__.split(".")[0]
-        if isinstance(value, pathlib.PurePath):
-            self.add_files(pathlib.Path(value))
-        elif isinstance(value, (list, tuple)):
-            self.put(name_of(type(value)), len(value))
-            for item in value:
-                self.add(item)
-        elif isinstance(value, (set, frozenset)):
-            self.put(type(value).__name__, "".join(sorted(map(self.of, value))))
-        elif isinstance(value, dict):
-            pairs = sorted(self.of(key) + self.of(item) for key, item in value.items())
-            self.put(name_of(type(value)), "".join(pairs))
-        elif root == "numpy" and hasattr(value, "dtype") and hasattr(value, "tobytes"):
-            self.put("numpy", "{} {} {}".format(type(value).__name__, value.dtype.str, getattr(value, "shape", ())))
-            if value.dtype.hasobject:
-                for item in value.ravel().tolist():
-                    self.add(item)
-            else:
-                self.put("data", self.bytes_of(value))
-        elif root == "pandas" and hasattr(value, "columns"):
-            self.put("frame", "x".join(map(str, value.shape)))
-            self.add(value.columns)
-            self.add(value.index)
-            for position in range(value.shape[1]):
-                self.add_column(value.iloc[:, position])
-        elif root == "pandas" and hasattr(value, "dtype") and hasattr(value, "to_numpy"):
-            self.put("pandas", type(value).__name__)
-            self.add_column(value)
-            if hasattr(value, "index"):
-                self.add(value.index)
-        else:
-            self.add_state(value)
-
-    def add_column(self, column):
-        self.put("dtype", str(column.dtype))
-        self.add(getattr(column, "name", None))
-        values = column.to_numpy()
-        if values.dtype.hasobject:
-            for item in values.tolist():
-                self.add("missing" if item is None or item != item else item)
-                self.put("is", type(item).__name__)
-        else:
-            self.put("data", self.bytes_of(values))
-
-    def bytes_of(self, array):
-        if self.rounded and array.dtype.kind == "f":
-            import numpy
-
-            mantissa, exponent = numpy.frexp(array)
-            array = numpy.ldexp(numpy.round(mantissa * 2.0**26), exponent - 26)
-        return array.tobytes()
-
-    def add_files(self, path):
-        if not path.is_dir():
-            raise Opaque("a path that is not a directory")
-        for file in sorted(path.rglob("*")):
-            if file.is_file():
-                self.put("file", file.relative_to(path).as_posix())
-                self.put("data", file.read_bytes())
-
-    def add_state(self, value):
-        """An object is its class and its state: fields where it has them, else what pickle would keep."""
-        self.put("object", name_of(type(value)))
-        pydantic = hasattr(type(value), "model_fields") or hasattr(type(value), "__fields__")
-        if pydantic or dataclasses.is_dataclass(value):
-            self.add(dict(vars(value)))
-            return
-        reduced = value.__reduce_ex__(2)
-        if isinstance(reduced, str):
-            self.put("named", reduced)
-            return
-        made_by_class = reduced[0].__module__ == "copyreg"
-        arguments = reduced[1][1:] if made_by_class else reduced[1]
-        state, *items = [*reduced[2:5], None, None, None][:3]
-        if made_by_class and not (arguments or hasattr(value, "__dict__")) and [state, *items] == [None] * 3:
-            raise Opaque("no state to compare")
-        self.add(arguments)
-        self.add(state)
-        for part in items:
-            self.add(None if part is None else list(part))
+    sys.addaudithook(hook)
 
 
-def name_of(cls):
-    return cls.__qualname__ if cls.__module__ == "builtins" else "{}.{}".format(cls.__module__, cls.__qualname__)
+def landlock(folders):
+    """Whether the kernel forbids this process and its children to write elsewhere; see landlock(7)."""
+    version = call_kernel("syscall", 444, None, 0, 1) if sys.platform == "linux" else None
+    if version is None or version < 1:
+        return False
+    writing = 0b1111111110010  # files, folders and what else may be made, changed and removed
+    writing |= (version >= 2) << 13 | (version >= 3) << 14  # moving between folders; truncating
+    scoped = 2 if version >= 6 else 0  # signals reach only processes that it started
+    rules = (ctypes.c_uint64 * 3)(writing, 0, scoped)
+    ruleset = call_kernel("syscall", 444, rules, 24 if scoped else 8, 0)
+    if ruleset < 0:
+        return False
+    for path in (*folders, os.devnull):
+        opened = os.open(path, getattr(os, "O_PATH", 0) | os.O_CLOEXEC)
+        allowed = writing if os.path.isdir(path) else writing & (1 << 1 | 1 << 14)
+        rule = ctypes.create_string_buffer(allowed.to_bytes(8, sys.byteorder) + opened.to_bytes(4, sys.byteorder), 12)
+        call_kernel("syscall", 445, ruleset, 1, rule, 0)
+        os.close(opened)
+    call_kernel("prctl", 38, 1, 0, 0, 0)  # no new privileges
+    done = call_kernel("syscall", 446, ruleset, 0) == 0
+    os.close(ruleset)
+    return done
 
 
-def summary_of(value):
-    """What people need to see of a value, never its content: type, size, column types."""
-    root = type(value).__module__.split(".")[0]
-    if root == "pandas" and hasattr(value, "columns"):
-        columns = ["{} {}".format(name, kind) for name, kind in zip(value.columns[:12], value.dtypes[:12])]
-        more = ", … {} more".format(value.shape[1] - 12) if value.shape[1] > 12 else ""
-        return "DataFrame {} × {}: {}{}".format(value.shape[0], value.shape[1], ", ".join(columns), more)
-    if root in ("pandas", "numpy") and hasattr(value, "dtype"):
-        shape = " × ".join(map(str, getattr(value, "shape", ()))) or "scalar"
-        return "{} {} {}".format(type(value).__name__, value.dtype, shape)
-    if isinstance(value, (str, bytes, list, tuple, set, frozenset, dict)):
-        return "{} of {}".format(type(value).__name__, len(value))
-    return name_of(type(value))
+def read_only_store(bounded=True):
+    """An artifact store that reads one artifact at a time, see show(), with the methods of this release's local one.
 
-
-def artifact_store(root):
-    """A local artifact store with this root, as this release builds one; nothing is read from a database."""
-    from zenml.artifact_stores import LocalArtifactStore, LocalArtifactStoreConfig
+    bounded: nothing is read outside its root, which later releases refuse, too. Where the artifact's files are in
+    another folder than its URI says, both name them: containers keep the absolute URIs of their members.
+    """
+    from zenml.artifact_stores import LocalArtifactStore, base_artifact_store
     from zenml.enums import StackComponentType
+    from zenml.io.local_filesystem import LocalFilesystem
 
-    now = datetime.datetime.now()
-    known = {
-        "name": "rehearsal",
-        "id": uuid.uuid4(),
-        "config": LocalArtifactStoreConfig(path=root),
-        "flavor": "local",
-        "type": StackComponentType.ARTIFACT_STORE,
-        "user": None,
-        "workspace": uuid.uuid4(),
-        "created": now,
-        "updated": now,
-    }
-    accepted = inspect.signature(LocalArtifactStore.__init__).parameters
-    if "name" not in accepted:  # the signature of the base class is hidden behind *args, **kwargs
-        from zenml.stack import StackComponent
+    bounded = bounded and hasattr(getattr(base_artifact_store, "_sanitize_paths", None), "_validate_path")
+    own = {}
 
-        accepted = inspect.signature(StackComponent.__init__).parameters
-    return LocalArtifactStore(**{key: value for key, value in known.items() if key in accepted})
+    def show(store, artifact):
+        store._config = types.SimpleNamespace(path=artifact["root"] or artifact["uri"])
+        store._uri, store._folder = artifact["uri"], artifact.get("path") or artifact["uri"]
+        return store
+
+    def place(store, path, write):
+        path = os.fsdecode(path)
+        for known in (store._folder, store._uri):
+            if path == known or path.startswith(known + "/"):
+                if write:
+                    raise PermissionError(errno.EACCES, "artifacts are only read", path)
+                return store._folder + path[len(known) :]
+        if "://" in path or (bounded and not os.path.realpath(path).startswith(store._config.path)):
+            raise FileNotFoundError("{} is outside of the artifact store {}".format(path, store._config.path))
+        return path
+
+    def method(name):
+        original = getattr(LocalFilesystem, name)
+
+        def call(store, *arguments, **options):
+            mode = "".join([*arguments[1:2], options.get("mode", "r")]) if name == "open" else "r"
+            write = name in WRITES or bool(set(mode) & set("wax+"))
+            paths = 2 if name in ("copyfile", "rename") else 1
+            placed = [place(store, one, write or at == 1) for at, one in enumerate(arguments[:paths])]
+            named = {
+                key: place(store, one, write or key == "dst")
+                if isinstance(one, (str, bytes)) and key != "mode"
+                else one
+                for key, one in options.items()
+            }
+            return original(*placed, *arguments[paths:], **named)
+
+        return call
+
+    for name in (*READS, *WRITES):
+        if hasattr(LocalFilesystem, name):
+            own[name] = method(name)
+    cls = type("ReadOnlyArtifactStore", (LocalArtifactStore,), {**own, "show": show, "path": property(root_of)})
+    store = cls.__new__(cls)  # nothing is registered, nothing is read from a database
+    store.id, store.name, store.flavor, store.type = uuid.uuid4(), "reload", "local", StackComponentType.ARTIFACT_STORE
+    return store
+
+
+def root_of(store):
+    return store._config.path
+
+
+def stores():
+    """The artifact store for materializers, and the one behind ``fileio`` for every scheme; once in a process.
+
+    Before 0.56 materializers read through ``fileio``, or took the artifact store from the active stack of a client,
+    whatever that is. A client is built only when the user's code asks for one.
+    """
+    from zenml.client import Client
+    from zenml.io.filesystem_registry import default_filesystem_registry
+    from zenml.materializers.base_materializer import BaseMaterializer
+
+    store, files = read_only_store(), read_only_store(bounded=False)
+    stack = types.SimpleNamespace(artifact_store=store)
+    Client.active_stack = property(lambda _: stack)
+    default_filesystem_registry.get_filesystem_for_path = lambda _: files
+    default_filesystem_registry.get_filesystem_for_scheme = lambda _: files
+    given = "artifact_store" in inspect.signature(BaseMaterializer.__init__).parameters
+    if given:
+        BaseMaterializer.artifact_store = property(lambda self: self._artifact_store or store)
+    return {"store": store, "files": files, "given": given}
 
 
 class NotImportable(Exception):
@@ -226,67 +244,249 @@ def thing(role, source):
     return found
 
 
-def load(artifact, stores):
-    """The artifact's value through its materializer, read from the store that holds it.
+def load(artifact, known):
+    """The artifact's value through its materializer, called as ZenML itself calls it.
 
-    Materializers before 0.56 (and containers in some later releases) take the artifact store from the client's active
-    stack, whatever that is; here it is the one that the artifact belongs to. A client is built only when one is asked
-    for, and then on the copy that ``ZENML_STORE_URL`` names.
+    known: kept between artifacts, empty before the first one; classes that cannot be imported are not tried again.
     """
-    from zenml.client import Client
-
-    if artifact["root"] not in stores:
-        stores[artifact["root"]] = artifact_store(artifact["root"])
-    store = stores[artifact["root"]]
-    Client.active_stack = property(lambda _: types.SimpleNamespace(artifact_store=store))
-    materializer = thing("materializer", artifact["materializer"])
-    data_type = thing("data type", artifact["data_type"])
-    if "artifact_store" in inspect.signature(materializer.__init__).parameters:
-        reader = materializer(uri=artifact["uri"], artifact_store=store)
-    else:
-        reader = materializer(uri=artifact["uri"])
-    return reader.load(data_type)
+    if not known:
+        known.update(stores())
+    known["store"].show(artifact)
+    known["files"].show(artifact)
+    classes = []
+    for role in ("materializer", "data type"):
+        source = artifact[role.replace(" ", "_")]
+        key = (role, source["module"], source["attribute"])
+        if key not in known:
+            try:
+                known[key] = thing(role, source)
+            except NotImportable as error:
+                known[key] = error
+        if isinstance(known[key], NotImportable):
+            raise known[key]
+        classes.append(known[key])
+    folder = artifact.get("path") or artifact["uri"]
+    reader = classes[0](folder, known["store"]) if known["given"] else classes[0](folder)
+    return reader.load(classes[1])
 
 
 def words(error):
-    return "{}: {}".format(type(error).__name__, error)[:2000]
-
-
-def describe(artifact, stores):
-    """The value's type, size and content identity, or why there is no value."""
-    found = {"ok": False, "type": "", "summary": "", "digest": None, "near": None, "error": "", "missing": ""}
     try:
-        value = load(artifact, stores)
-        found.update(ok=True, type=name_of(type(value)), summary=summary_of(value))
-        for name, digest in (("digest", Digest()), ("near", Digest(rounded=True))):
-            digest.add(value)
-            found[name] = digest.hash.hexdigest()
+        return "{}: {}".format(type(error).__name__, error)[:2000]
+    except Exception:  # of a class that came with the pickle
+        return type(error).__name__
+
+
+def where(error):
+    """The library in which it was raised: of the innermost frame outside ZenML, the standard library and this file."""
+    library = ""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        name, file = str(frame.f_globals.get("__name__", "")).split(".")[0], frame.f_code.co_filename
+        ours = name in ("", "zenml", "__main__") or name.startswith("zenml_upgrade_")
+        if not ours and (file.startswith(SITES) or not file.startswith(STANDARD)):
+            library = name
+    return library
+
+
+def loaded(artifact, request, known, values, look, tell):
+    """What became of one artifact: the fields of Loaded. tell: hears of them before the value is called."""
+    found = {"ok": False}
+    try:
+        value = load(artifact, known)
+        found["ok"] = True
+        found.update(values.describe(value))
+        if request["call"] and (hasattr(type(value), "predict") or isinstance(value, types.FunctionType)):
+            tell({"id": artifact["id"], "loaded": found})
+            signal.setitimer(signal.ITIMER_REAL, request["call"])
+            called = values.call(value, bool(look.get("by_value")), look.get("code_names"))
+            found.update(called, parts={**found.get("parts", {}), **called.get("parts", {})})
     except NotImportable as error:
         found.update(missing=error.args[0], error=error.args[1])
-    except (KeyboardInterrupt, MemoryError):
-        raise
     except BaseException as error:  # SystemExit in a user's module is that artifact's failure, not the probe's
-        found["error"] = words(error)
+        text = words(error)
+        if isinstance(error, MemoryError) and request["memory"]:
+            limit = "it needs more than the {:,} bytes that one loading process may allocate"
+            text = "MemoryError: " + limit.format(request["memory"])
+        found.update(error=text.replace(artifact.get("path") or artifact["uri"], artifact["uri"]), where=where(error))
     return found
 
 
-def main(request_path, reply_path):
-    with open(request_path, encoding="utf-8") as file:
+def third_party(module, code):
+    """Whether a module is in a package that is installed here, and not one that the user's code has, too."""
+    top = module.split(".")[0]
+    found = importlib.machinery.PathFinder.find_spec(top)
+    places = [found.origin or "", *(found.submodule_search_locations or ())] if found else []
+    ours = code and importlib.machinery.PathFinder.find_spec(top, [code])
+    return not ours and any(str(place).startswith(SITES) for place in places)
+
+
+def child(request, reply, settings, values, look, known):
+    """Answer one request; this process was forked for it and ends with it. reply: descriptor of the reply."""
+    me, code, scratch = os.getpid(), settings["code"], request["scratch"]
+    os.environ["TMPDIR"] = tempfile.tempdir = scratch
+    os.chdir(code if os.path.isdir(code) else scratch)
+    sys.modules["__main__"] = types.ModuleType("__main__")  # not this file: classes in it could be taken for the user's
+    sys.dont_write_bytecode = True
+    if code:
+        sys.path.insert(0, code)
+    if request["memory"] and sys.platform == "linux":
+        import resource
+
+        with open("/proc/self/status") as file:
+            used = next(int(line.split()[1]) << 10 for line in file if line.startswith("VmData"))
+        resource.setrlimit(resource.RLIMIT_DATA, (used + request["memory"],) * 2)
+    guard(settings["guard"], (settings["private"], scratch))
+    modules, third, said = set(sys.modules), [], b""
+
+    def tell(line, later=False):
+        nonlocal said
+        said += json.dumps(line).encode() + b"\n"
+        if os.getpid() != me:  # the pickle forked: only one answers
+            os._exit(0)
+        if not later:
+            os.write(reply, said)
+            said = b""
+
+    for artifact in request["questions"]:
+        tell({"start": artifact["id"]})
+        signal.setitimer(signal.ITIMER_REAL, request["timeout"])  # ends loads that hold the GIL, too
+        began, seen = time.monotonic(), {}
+        if request["look"]:
+            seen = look.look(artifact.get("path") or artifact["uri"], sys.path)
+            tell({"id": artifact["id"], "look": seen, "done": not request["load"]}, later=not request["load"])
+        if request["load"]:
+            found = loaded(artifact, request, known, values, seen, tell)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            if len(sys.modules) != len(modules):
+                new = [name for name in list(sys.modules) if name not in modules]
+                modules.update(new)
+                files = {name: str(getattr(sys.modules[name], "__file__", "")) for name in new}
+                found["modules"] = [name for name, file in files.items() if code and file.startswith(code + os.sep)]
+                third += [name for name, file in files.items() if file.startswith(SITES)]
+            found["seconds"] = round(time.monotonic() - began, 4)
+            tell({"id": artifact["id"], "loaded": found, "done": True}, later=True)
+            for entry in os.scandir(scratch):  # such as directories that were artifacts
+                shutil.rmtree(entry.path, ignore_errors=True) if entry.is_dir() else os.unlink(entry.path)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    tell({"modules": third})
+
+
+def fork(path, reply_path, settings, values, look, known, tell):
+    """The process id of a new child that answers the request; what it will need is imported before."""
+    with open(path, encoding="utf-8") as file:
         request = json.load(file)
-    if request["code"]:
-        sys.path.insert(0, request["code"])
-        os.chdir(request["code"])
-    stores = {}
-    with open(reply_path, "a", encoding="utf-8") as reply:
-        for artifact in request["artifacts"]:
-            print(json.dumps({"start": artifact["id"]}), file=reply, flush=True)
-            faulthandler.dump_traceback_later(request["timeout"], exit=True)  # ends loads that hold the GIL, too
-            began = time.monotonic()
-            found = describe(artifact, stores)
-            faulthandler.cancel_dump_traceback_later()
-            found.update(id=artifact["id"], seconds=round(time.monotonic() - began, 4))
-            print(json.dumps(found), file=reply, flush=True)
+    sources = [one[role]["module"] for one in request["questions"] for role in ("materializer", "data_type")]
+    for module in dict.fromkeys([*sources, *request["modules"]]):
+        if module and module not in sys.modules and module not in settings["avoid"]:
+            settings["avoid"].add(module)  # once is enough, however it ends
+            if third_party(module, settings["code"]):
+                tell({"importing": module})
+                try:
+                    importlib.import_module(module)
+                except BaseException as error:  # the artifact that needs it will say so
+                    print("{} cannot be imported: {}".format(module, words(error)), file=sys.stderr)
+    tell({"importing": ""})
+    gc.freeze()
+    reply = os.open(reply_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    pid = os.fork()
+    if pid:
+        os.close(reply)
+        return pid, request["timeout"]
+    status = 70
+    try:
+        os.setsid()
+        call_kernel("prctl", 1, signal.SIGKILL)  # it ends with the nursery
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        settings["close"]()
+        child(request, reply, settings, values, look, known)
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def orphans(children):
+    """End what was left behind by children that have ended: the nursery inherits it."""
+    try:
+        with open("/proc/self/task/{}/children".format(os.getpid())) as file:
+            left = {int(pid) for pid in file.read().split()} - set(children)
+    except OSError:
+        return
+    for pid in left:
+        kill(os.kill, pid)
+
+
+def kill(function, pid):
+    with contextlib.suppress(OSError):  # it is gone
+        function(pid, signal.SIGKILL)
+
+
+def ended():
+    """Process ids and statuses of children that have ended."""
+    try:
+        while True:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if not pid:
+                return
+            yield pid, status
+    except ChildProcessError:
+        return
+
+
+def main(settings_path):
+    with open(settings_path, encoding="utf-8") as file:
+        settings = json.load(file)
+    settings["avoid"] = set(settings["avoid"])
+    answers = os.dup(1)
+    os.dup2(2, 1)
+    wake, woken = os.pipe()
+    for end in (wake, woken):
+        os.set_blocking(end, False)
+    call_kernel("prctl", 36, 1)  # orphans come to this process
+
+    def tell(line):
+        os.write(answers, json.dumps(line).encode() + b"\n")
+
+    def close():
+        nothing = os.open(os.devnull, os.O_RDWR)
+        os.dup2(nothing, 0)
+        for descriptor in (answers, wake, woken, nothing):
+            os.close(descriptor)
+
+    settings["close"] = close
+    known, values, look = stores(), beside("values"), beside("look")
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
+    tell({"ready": True})
+    children, asked = {}, b""
+    while True:
+        ready = select.select([0, wake], [], [], 5)[0]
+        if wake in ready:
+            os.read(wake, 4096)
+        for pid, (_, reply, timeout) in list(children.items()):
+            if time.time() - os.stat(reply).st_mtime > timeout + PATIENCE:
+                kill(os.kill, pid)
+                children[pid] = (*children[pid][:2], 0)
+        for pid, status in ended():
+            if pid in children:
+                number, _, timeout = children.pop(pid)
+                kill(os.killpg, pid)  # what it left behind
+                tell({"ended": number, "status": status if timeout else int(signal.SIGALRM)})
+            orphans(children)
+        if 0 in ready:
+            data = os.read(0, 1 << 16)
+            if not data:
+                break
+            *lines, asked = (asked + data).split(b"\n")
+            for line in map(json.loads, lines):
+                pid, timeout = fork(line["request"], line["reply"], settings, values, look, known, tell)
+                children[pid] = (line["number"], line["reply"], timeout)
+    for pid in children:
+        kill(os.killpg, pid)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])
+    main(sys.argv[1])
