@@ -68,7 +68,7 @@ class Found:
         self.deadline = time.monotonic() + SECONDS
         self.kinds, self.problems, self.limits = set(), [], []
         self.globals, self.modules, self.classes = set(), set(), set()
-        self.codes, self.pythons = [], set()
+        self.codes, self.pythons, self.python = [], set(), ""
         self.pydantic1 = False
 
     def imported(self, module, attribute):
@@ -87,7 +87,7 @@ class Found:
             return Global("types." + first)
         if name in ("CodeType", "_create_code") or function == "marshal.loads":  # cloudpickle, dill
             self.codes.append(Code(arguments if name == "CodeType" else ()))
-            self.pythons.add(self.codes[-1].python(data))
+            self.pythons |= {self.codes[-1].python(data)} - {""}
             return self.codes[-1]
         if name in ("_make_skeleton_class", "_make_skeleton_enum", "_create_type"):
             self.classes.add(arguments[1] if len(arguments) > 1 and isinstance(arguments[1], str) else "a class")
@@ -226,17 +226,11 @@ def look(path, sys_path):
     """
     found = Found()
     examine(path, found)
-    pythons = sorted(found.pythons - {""}, key=len)
-    try:
-        with open(os.path.join(path, "python_version.txt"), encoding="ascii") as file:
-            pythons[:0] = [".".join(file.read(20).strip().split(".")[:2])]
-    except (OSError, ValueError):
-        pass
     return {
         "kind": next((kind for kind in KINDS if kind in found.kinds), "other"),
         "problem": (found.problems or [""])[0],
         "limit": (found.limits or [""])[0],
-        "python": (pythons or [""])[0],
+        "python": found.python or min(found.pythons or [""], key=len),
         "by_value": found.by_value(),
         "code_names": found.code_names(),
         "globals": sorted(found.globals)[:200],
@@ -286,9 +280,16 @@ def reader(name, data):
         return "pickle", read_pickle_file
     if data[:4] == b"PK\3\4":
         return "pickle" if name.endswith((".pt", ".pth")) else "other", read_zip
+    if name == "python_version.txt":
+        return "other", read_version
     readers = {"npy": read_npy, "parquet": read_parquet, "json": read_json, "csv": lambda *_: None}
     kind = next((kind for kind in readers if re.search(r"\.{}\b".format(kind), name)), "other")
     return kind, read_metadata if name == "metadata.json" else readers.get(kind)
+
+
+def read_version(data, found):
+    """ZenML writes it beside a pickle: 3.10.13."""
+    found.python = ".".join(data[:20].decode("utf-8", "replace").strip().split(".")[:2])
 
 
 def read_pickle_file(data, found):
@@ -310,19 +311,19 @@ def read_zip(data, found):
 
 def read_npy(data, found):
     start = 10 if data[6:7] == b"\1" else 12
-    begin = expected = start + int.from_bytes(data[8:start], "little")
+    begin = start + int.from_bytes(data[8:start], "little")
     try:
         header = ast.literal_eval(data[start:begin].decode("latin1"))
-        kind, width = re.match(r"[<>|=](\w)(\d*)", str(header["descr"])).groups()
+        kind = re.match(r"([<>|=]\w)(\d+)", str(header["descr"]))  # none for objects and for several fields
+        width = int(kind.group(2)) * (4 if kind.group(1)[1] == "U" else 1) if kind else 0
         for length in header["shape"]:
-            width = int(width or 0) * length
-    except (ValueError, SyntaxError, KeyError, TypeError, AttributeError):
+            width *= length
+    except (ValueError, SyntaxError, KeyError, TypeError):
         raise Bad("is no NumPy file" if data[:6] != b"\x93NUMPY" else "is damaged: its header cannot be read")
-    if kind == "O":
+    if "|O" in str(header["descr"]):
         read_pickle(data, begin, len(data), found)
-    expected += int(width or 0) * (4 if kind == "U" else 1)
-    if len(data) < expected:
-        raise Bad("ends after {:,} of {:,} bytes".format(len(data), expected))
+    if len(data) < begin + width:
+        raise Bad("ends after {:,} of {:,} bytes".format(len(data), begin + width))
 
 
 def read_parquet(data, _found):
