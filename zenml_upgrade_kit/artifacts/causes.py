@@ -1,0 +1,303 @@
+"""Why an artifact version fails or differs: what is to blame, what would fix it; alike for all that share a cause."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from zenml_upgrade_kit import releases
+from zenml_upgrade_kit.artifacts.shards import Loaded
+from zenml_upgrade_kit.errors import KitError
+from zenml_upgrade_kit.probing import Environment
+from zenml_upgrade_kit.recipes import LIBRARIES
+
+RESTORE = "Restore the file from a backup: a copy of the artifact store."
+BEFORE = "Give your --code and --requirements if it loads for you; otherwise it was broken before the upgrade."
+
+_MODULE = re.compile(r"No module named '([^']+)'")
+_NAME = re.compile(
+    r"Can't get attribute '(?P<a>[^']+)' on <module '(?P<m>[^']+)'|module '(?P<m2>[^']+)' has no attribute '(?P<a2>[^']+)'"
+    r"|cannot import name '(?P<a3>[^']+)' from '(?P<m3>[^']+)'"
+)
+_BYTECODE = re.compile(r"\bcode\(\) |code expected|_DataclassParams|bad marshal data|unknown opcode|^SystemError")
+_CUT = re.compile(
+    r"^(EOFError|UnpicklingError|JSONDecodeError|ArrowInvalid|BadZipFile|BadGzipFile|EmptyDataError|zlib)"
+)
+_GONE = ("distutils", "imp", "asynchat", "asyncore", "smtpd", "cgi", "pipes", "telnetlib", "lib2to3", "crypt", "xdrlib")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cause:
+    """Equal for all artifact versions that fail or differ for the same reason.
+
+    id: of the catalogue of checks. kind: ``python``, ``library``, ``module``, ``zenml``, ``file``, ``store``,
+    ``limit`` or ``unknown``. blame: ``scikit-learn 1.3.0 → 1.9.1``. pins: requirement lines that would make it load.
+    """
+
+    id: str
+    kind: str
+    blame: str
+    remedy: str
+    pins: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Case:
+    row: Mapping[str, Any]
+    look: Mapping[str, Any]
+    old: Loaded
+    new: Loaded
+    outcome: str
+    difference: str
+    source: Environment
+    target: Environment
+
+    @property
+    def id(self) -> str:
+        missing = {"materializer": "AR601", "data type": "AR602"}
+        return "AR606" if self.outcome == "differs" else missing.get(self.new.missing, "AR604")
+
+    @property
+    def fails(self) -> bool:
+        """Also of what only the static look was at."""
+        return self.outcome in ("fails", "not_checked")
+
+    @property
+    def ended(self) -> str:
+        """The signal or the exit code that a load or a call ended with."""
+        found = re.search(r"ended (?:by|with) (.+)", f"{self.new.error} {self.new.called}")
+        return found[1] if found else ""
+
+    @property
+    def python(self) -> str:
+        """The minor that its code is bound to, as in ``3.10`` or ``3.8 to 3.10``; "" when this one is among them."""
+        written = self.look.get("python") or _minor(self.source)
+        first, _, last = written.partition(" to ")
+        among = _number(first) <= _number(_minor(self.target)) <= _number(last or first)
+        return "" if among or not self.look.get("by_value") else written
+
+    def library(self, module: str) -> tuple[str, str, str] | None:
+        """Distribution, version there was and version there is ("": not installed); None where these are the same."""
+        root = module.split(".")[0]
+        data_type, name = self.row["data_type"], LIBRARIES.get(root, root.lower().replace("_", "-"))
+        recorded = ""
+        if str(data_type["module"]).split(".")[0] == root:
+            name = str(data_type.get("package_name") or name).lower().replace("_", "-")
+            recorded = str(data_type.get("version") or "")
+        was, now = self.source.packages.get(name, ""), self.target.packages.get(name, "")
+        was = was if self.old.ok and was else recorded or was
+        return (name, was, now) if was and was != now and root not in ("", "zenml", "builtins") else None
+
+    def suspects(self) -> Iterator[str]:
+        """Modules that may be to blame, the likeliest first."""
+        yield self.new.where
+        yield str(self.row["data_type"]["module"])
+        yield self.new.type
+        if re.search(
+            r"datetime64|category|\b(object|str|float64|int64) (with \w+ )?became|column|index", self.difference
+        ):
+            yield "pandas"
+        yield from sorted(self.look.get("roots", ()), key=lambda root: (root in ("numpy", "pandas"), root))
+
+
+def cause(
+    row: Mapping[str, Any],
+    look: Mapping[str, Any],
+    old: Loaded,
+    new: Loaded,
+    outcome: str,
+    difference: str,
+    source: Environment,
+    target: Environment,
+) -> Cause | None:
+    """Why an artifact version has this outcome; None when it loads and nothing speaks against it.
+
+    row: as of the selection. look: what the static look found, may be empty. old, new: what both environments made of
+    it. difference: of the comparison.
+    """
+    case = _Case(
+        row=row, look=look, old=old, new=new, outcome=outcome, difference=difference, source=source, target=target
+    )
+    judges = (_file, _missing, _limit, _bytecode, _pydantic, _changed_library, _python, _skew)
+    found = next((found for judge in judges if (found := judge(case))), None)
+    if not found and outcome in ("identical", "loads"):
+        return None
+    found = found or _remaining(case)
+    if outcome == "fails" and not old.ok and found.kind in ("module", "library", "unknown", "zenml"):
+        return replace(found, remedy=BEFORE)
+    return found
+
+
+def proven(cause: Cause, control: Loaded, source: Environment, target: Environment) -> Cause:
+    """The cause after a load in the target release with the source's libraries: its pins hold, or others are to blame."""
+    if control.ok:
+        said = f"with the source's libraries it loads with ZenML {target.version}"
+        return replace(cause, remedy=f"{cause.remedy.rstrip('.')}; {said}.")
+    if _minor(source) != _minor(target):
+        return _of_python(cause.id, _minor(source), target)
+    return _of_zenml(cause.id, source, target)
+
+
+def _file(case: _Case) -> Cause | None:
+    problem, error = case.look.get("problem", ""), case.new.error
+    if case.outcome == "lost" or "No such file" in problem:
+        remedy = "Restore its files from a backup: a copy of the artifact store. ZenML may name df.csv when it is a parquet file."
+        return Cause(id="AR607", kind="file", blame="its files are gone", remedy=remedy)
+    if "artifact store bounds" in error:
+        remedy = "Use the original local stores folder, or rewrite uris and nested metadata.json files."
+        return Cause(id="AR603", kind="store", blame="it lies outside its artifact store", remedy=remedy)
+    if "cannot be read" in problem:
+        remedy = "Run the kit as a user who may read the artifact store."
+        return Cause(id="AR612", kind="store", blame="its files cannot be read", remedy=remedy)
+    if "recorded content hash" in error:
+        return Cause(id="AR608", kind="file", blame="a file is not the one that was written", remedy=RESTORE)
+    if case.old.ok and case.new.ok is False and not problem:
+        return None  # the source read it
+    if problem and not (case.fails and case.old.ok):
+        name, _, what = problem.partition(" ")
+        return Cause(id="AR608", kind="file", blame=f"{name} {re.split(r' (?:after|at|:)|:', what)[0]}", remedy=RESTORE)
+    if case.fails and not case.old.ok and error.startswith("FileNotFoundError"):
+        return Cause(id="AR607", kind="file", blame="some of its files are gone", remedy=RESTORE)
+    if case.fails and not case.old.ok and _CUT.match(error):
+        return Cause(id="AR608", kind="file", blame="a file is cut or damaged", remedy=RESTORE)
+    return None
+
+
+def _missing(case: _Case) -> Cause | None:
+    """A module or a name in it that the target does not have; it is a library's, Python's, ZenML's or the user's."""
+    if not case.fails:
+        return None
+    gone, name = _MODULE.search(case.new.error), _NAME.search(case.new.error)
+    lost = next(iter(case.look.get("missing", ())), "") if not (case.new.error and case.old.error) else ""
+    if gone or not name:
+        module = gone[1] if gone else "" if case.new.error and not case.new.missing else lost
+        what = f"{module} cannot be imported"
+    else:
+        attribute, module = next((name[a], name[m]) for a, m in (("a", "m"), ("a2", "m2"), ("a3", "m3")) if name[m])
+        what = f"{module} has no {attribute}"
+    root = module.split(".")[0]
+    if not root:
+        return None
+    if root == "__main__":
+        remedy = "Move its class from the script that runs into a module, give --code, and run the step again."
+        return Cause(id=case.id, kind="module", blame="its class was in the script that ran", remedy=remedy)
+    if root == "zenml":
+        return _of_zenml(case.id, case.source, case.target)
+    if changed := case.library(module):
+        return _of_library(case, *changed)
+    if root in sys.stdlib_module_names or root in _GONE:
+        return _of_python(case.id, _minor(case.source), case.target) if _minors_differ(case) else None
+    if name and LIBRARIES.get(root, root.lower()) in case.target.packages:
+        return None
+    remedy = (
+        f"Give --code with the directory that holds {root}, or --requirements if it is a package; keep its name alive."
+    )
+    return Cause(id=case.id, kind="module", blame=what, remedy=remedy)
+
+
+def _limit(case: _Case) -> Cause | None:
+    error = case.new.error
+    limits = {
+        "did not load within": ("the time limit of one artifact", "Raise artifacts: timeout: in the plan."),
+        "MemoryError": ("the memory limit of a loading process", "Raise artifacts: memory: in the plan."),
+        "the loading process ended by SIGKILL": ("it was killed, for want of memory", "Load it on a larger machine."),
+    }
+    blame, remedy = next((said for start, said in limits.items() if error.startswith(start)), ("", ""))
+    return Cause(id="AR604", kind="limit", blame=blame, remedy=remedy) if blame else None
+
+
+def _bytecode(case: _Case) -> Cause | None:
+    """Code that this Python refuses, or that ends the process."""
+    if not case.fails or case.outcome == "not_checked":
+        return None
+    if (_BYTECODE.search(case.new.error) and _minors_differ(case)) or (case.python and (case.ended or case.new.ok)):
+        return _of_python("AR605", case.python or _minor(case.source), case.target)
+    return None
+
+
+def _pydantic(case: _Case) -> Cause | None:
+    changed = case.library("pydantic") if case.look.get("pydantic1") and case.outcome in ("differs", "fails") else None
+    if not changed or changed[1].split(".")[0] == changed[2].split(".")[0]:
+        return None
+    remedy = "Write it again as JSON with the old release: zenml-upgrade rescue."
+    return Cause(id="AR610", kind="library", blame=_change(*changed), remedy=remedy)
+
+
+def _changed_library(case: _Case) -> Cause | None:
+    if case.outcome not in ("fails", "differs"):
+        return None
+    changed = next((found for module in case.suspects() if (found := case.library(module))), None)
+    return _of_library(case, *changed) if changed else None
+
+
+def _python(case: _Case) -> Cause | None:
+    """Code by value that nothing else is wrong with; loading it is not enough, but a call that returned is."""
+    if not case.python or (case.outcome == "identical" and case.new.called.startswith("returned")):
+        return None
+    return _of_python("AR605", case.python, case.target)
+
+
+def _skew(case: _Case) -> Cause | None:
+    """It loads, its content could not be compared, and its library was of another major version, or of none known."""
+    data_type = case.row["data_type"]
+    root = str(data_type["module"]).split(".")[0]
+    name = str(data_type.get("package_name") or LIBRARIES.get(root, root)).lower()
+    was, now = str(data_type.get("version") or ""), case.target.packages.get(name, "")
+    if case.outcome != "loads" or not now or root == "zenml" or was.split(".")[0] == now.split(".")[0]:
+        return None
+    blame = _change(name, was or "of unknown version", now)
+    return Cause(id="AR609", kind="library", blame=blame, remedy="Look at the value yourself before you rely on it.")
+
+
+def _remaining(case: _Case) -> Cause:
+    if case.outcome == "not_checked" and not (case.new.error.partition(":")[0].endswith("Error") or case.new.missing):
+        remedy = "Raise the limit that left it out, or load it by hand."
+        return Cause(id="AR612", kind="limit", blame="it was not loaded", remedy=remedy)
+    if case.ended:
+        blame = f"it ends the process that {'uses' if case.new.ok else 'loads'} it ({case.ended})"
+        return Cause(id=case.id, kind="unknown", blame=blame, remedy="Run the step again under the new release.")
+    if case.old.ok and case.outcome == "fails" and not case.new.where and not case.new.ok:
+        return _of_zenml(case.id, case.source, case.target)
+    blame = f"{case.new.error.partition(':')[0] or 'another value'}{f' in {case.new.where}' * bool(case.new.where)}"
+    return Cause(id=case.id, kind="unknown", blame=blame, remedy="Run the step again under the new release.")
+
+
+def _of_library(case: _Case, name: str, was: str, now: str) -> Cause:
+    pin = f"{name}=={was}"
+    remedy = f"Pin {pin}, or accept the difference and note it." if case.outcome == "differs" else ""
+    remedy = remedy or (f"Pin {pin}, or run the step again." if now else f"Add {pin} to the requirements.")
+    return Cause(id=case.id, kind="library", blame=_change(name, was, now), remedy=remedy, pins=(pin,))
+
+
+def _of_python(identity: str, written: str, target: Environment) -> Cause:
+    try:
+        keeps = releases.get(target.version).supports_python(written.rpartition(" ")[2])
+    except KitError:
+        keeps = True
+    keep = f"Keep Python {written}" if keeps else f"ZenML {target.version} does not run on Python {written}: rescue it"
+    blame = f"Python {written} → {_minor(target)}"
+    return Cause(id=identity, kind="python", blame=blame, remedy=f"{keep}, or run the step again.")
+
+
+def _of_zenml(identity: str, source: Environment, target: Environment) -> Cause:
+    remedy = "Save it with the old release in another format: zenml-upgrade rescue; or run the step again."
+    return Cause(id=identity, kind="zenml", blame=f"ZenML {source.version} → {target.version}", remedy=remedy)
+
+
+def _change(name: str, was: str, now: str) -> str:
+    return f"{name} {was} → {now or 'not installed'}"
+
+
+def _minors_differ(case: _Case) -> bool:
+    return bool(case.python) or _minor(case.source) != _minor(case.target)
+
+
+def _minor(environment: Environment) -> str:
+    return ".".join(environment.python_version.split(".")[:2])
+
+
+def _number(minor: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in minor.split(".") if part.isdigit())
