@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from zenml_upgrade_kit.artifacts.shards import Loaded
 
@@ -52,16 +52,14 @@ def _differences(old: Loaded, new: Loaded) -> Iterator[str]:
         yield f"{old.type} became {new.type}"
         return
     changed = {name for name in old.parts if name in new.parts and old.parts[name][0] != new.parts[name][0]}
-    alone = {name for name in {*old.parts, *new.parts} - {*_COMPUTED} if (name in old.parts) != (name in new.parts)}
+    alone = (set(old.parts) ^ set(new.parts)) - {*_COMPUTED}
+    other_kinds = {name for name in changed if _kind(old.parts[name]) != _kind(new.parts[name])}
     for name in dict.fromkeys([*old.parts, *new.parts]):
-        within = f"{name}, "
-        if (
-            name in alone
-            and not _is_librarys_own(name)
-            and not any(within.startswith(f"{other}, ") for other in alone - {name})
-        ):
+        if any(name.startswith(f"{whole}, ") for whole in other_kinds | alone):
+            continue
+        if name in alone and not _is_librarys_own(name):
             yield f"{name} is lost" if name in old.parts else f"{name} is new"
-        elif name in changed and not any(other.startswith(within) for other in changed | alone):
+        elif name in other_kinds or (name in changed and not any(x.startswith(f"{name}, ") for x in changed | alone)):
             yield f"{name}: " + _became(old.parts[name][1], new.parts[name][1])
     if old.digest and new.digest and old.digest != new.digest and not changed - {*_COMPUTED} and not alone:
         if old.near and old.near == new.near:
@@ -72,6 +70,10 @@ def _differences(old: Loaded, new: Loaded) -> Iterator[str]:
 
 def _became(old: str, new: str) -> str:
     return f"{old} became {new}" if old != new else f"{new}, other content"
+
+
+def _kind(part: Sequence[str]) -> str:
+    return part[1].partition(" ")[0]
 
 
 def _is_librarys_own(part: str) -> bool:
