@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
+
+from packaging.utils import canonicalize_name
 
 from zenml_upgrade_kit import releases
 from zenml_upgrade_kit.artifacts.shards import Loaded
@@ -18,15 +20,22 @@ RESTORE = "Restore the file from a backup: a copy of the artifact store."
 BEFORE = "Give your --code and --requirements if it loads for you; otherwise it was broken before the upgrade."
 
 _MODULE = re.compile(r"No module named '([^']+)'")
-_NAME = re.compile(
-    r"Can't get attribute '(?P<a>[^']+)' on <module '(?P<m>[^']+)'|module '(?P<m2>[^']+)' has no attribute '(?P<a2>[^']+)'"
-    r"|cannot import name '(?P<a3>[^']+)' from '(?P<m3>[^']+)'"
+_NAMES = (  # a module and what it lacks
+    re.compile(r"attribute '(?P<name>[^']+)' on <module '(?P<module>[^']+)'"),
+    re.compile(r"module '(?P<module>[^']+)' has no attribute '(?P<name>[^']+)'"),
+    re.compile(r"cannot import name '(?P<name>[^']+)' from '(?P<module>[^']+)'"),
 )
 _BYTECODE = re.compile(r"\bcode\(\) |code expected|_DataclassParams|bad marshal data|unknown opcode|^SystemError")
 _CUT = re.compile(
-    r"^(EOFError|UnpicklingError|JSONDecodeError|ArrowInvalid|BadZipFile|BadGzipFile|EmptyDataError|zlib)"
+    r"(EOFError|UnpicklingError|JSONDecodeError|ArrowInvalid|BadZipFile|BadGzipFile|EmptyDataError|error):"
 )
-_GONE = ("distutils", "imp", "asynchat", "asyncore", "smtpd", "cgi", "pipes", "telnetlib", "lib2to3", "crypt", "xdrlib")
+_OF_PANDAS = re.compile(r"datetime64|category|\bcolumn|\bindex|\b(object|str|float64|int64) (with \w+ )?became")
+_STANDARD = {*sys.stdlib_module_names, "asynchat", "asyncore", "cgi", "crypt", "distutils", "imp", "lib2to3", "pipes"}
+_LIMITS = {
+    "did not load within": ("the time limit of one artifact", "Raise artifacts: timeout: in the plan."),
+    "MemoryError": ("the memory limit of a loading process", "Raise artifacts: memory: in the plan."),
+    "the loading process ended by SIGKILL": ("it was killed, for want of memory", "Load it on a larger machine."),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +77,7 @@ class _Case:
     @property
     def ended(self) -> str:
         """The signal or the exit code that a load or a call ended with."""
-        found = re.search(r"ended (?:by|with) (.+)", f"{self.new.error} {self.new.called}")
+        found = re.search(r"ended (?:by|with) (.+)", self.new.error or self.new.called)
         return found[1] if found else ""
 
     @property
@@ -81,26 +90,21 @@ class _Case:
 
     def library(self, module: str) -> tuple[str, str, str] | None:
         """Distribution, version there was and version there is ("": not installed); None where these are the same."""
-        root = module.split(".")[0]
-        data_type, name = self.row["data_type"], LIBRARIES.get(root, root.lower().replace("_", "-"))
-        recorded = ""
-        if str(data_type["module"]).split(".")[0] == root:
-            name = str(data_type.get("package_name") or name).lower().replace("_", "-")
-            recorded = str(data_type.get("version") or "")
+        root, data_type = module.split(".")[0], self.row["data_type"]
+        name, recorded = LIBRARIES.get(root, root), ""
+        if _root(data_type) == root:
+            name, recorded = data_type.get("package_name") or name, str(data_type.get("version") or "")
+        name = str(canonicalize_name(name))
         was, now = self.source.packages.get(name, ""), self.target.packages.get(name, "")
         was = was if self.old.ok and was else recorded or was
-        return (name, was, now) if was and was != now and root not in ("", "zenml", "builtins") else None
+        return (name, was, now) if was and was != now and root not in ("zenml", "cloudpickle") else None
 
-    def suspects(self) -> Iterator[str]:
-        """Modules that may be to blame, the likeliest first."""
-        yield self.new.where
-        yield str(self.row["data_type"]["module"])
-        yield self.new.type
-        if re.search(
-            r"datetime64|category|\b(object|str|float64|int64) (with \w+ )?became|column|index", self.difference
-        ):
-            yield "pandas"
-        yield from sorted(self.look.get("roots", ()), key=lambda root: (root in ("numpy", "pandas"), root))
+    def suspect(self) -> tuple[str, str, str] | None:
+        """The likeliest library to be blamed, of those that changed."""
+        told = [self.new.where, self.row["data_type"]["module"], self.new.type]
+        told += ["pandas"] if _OF_PANDAS.search(self.difference) else []
+        roots = sorted(self.look.get("roots", ()), key=lambda root: (root in ("numpy", "pandas"), root))
+        return next((found for module in [*told, *roots] if (found := self.library(str(module)))), None)
 
 
 def cause(
@@ -132,10 +136,10 @@ def cause(
 
 
 def proven(cause: Cause, control: Loaded, source: Environment, target: Environment) -> Cause:
-    """The cause after a load in the target release with the source's libraries: its pins hold, or others are to blame."""
+    """The cause after a load by the target with the source's libraries: its pins hold, or others are to blame."""
     if control.ok:
-        said = f"with the source's libraries it loads with ZenML {target.version}"
-        return replace(cause, remedy=f"{cause.remedy.rstrip('.')}; {said}.")
+        said = f"{cause.remedy.rstrip('.')}; with the source's libraries ZenML {target.version} loads it."
+        return cause if cause.id == "AR606" else replace(cause, remedy=said)
     if _minor(source) != _minor(target):
         return _of_python(cause.id, _minor(source), target)
     return _of_zenml(cause.id, source, target)
@@ -144,8 +148,7 @@ def proven(cause: Cause, control: Loaded, source: Environment, target: Environme
 def _file(case: _Case) -> Cause | None:
     problem, error = case.look.get("problem", ""), case.new.error
     if case.outcome == "lost" or "No such file" in problem:
-        remedy = "Restore its files from a backup: a copy of the artifact store. ZenML may name df.csv when it is a parquet file."
-        return Cause(id="AR607", kind="file", blame="its files are gone", remedy=remedy)
+        return Cause(id="AR607", kind="file", blame="its files are gone", remedy=RESTORE)
     if "artifact store bounds" in error:
         remedy = "Use the original local stores folder, or rewrite uris and nested metadata.json files."
         return Cause(id="AR603", kind="store", blame="it lies outside its artifact store", remedy=remedy)
@@ -158,7 +161,8 @@ def _file(case: _Case) -> Cause | None:
         return None  # the source read it
     if problem and not (case.fails and case.old.ok):
         name, _, what = problem.partition(" ")
-        return Cause(id="AR608", kind="file", blame=f"{name} {re.split(r' (?:after|at|:)|:', what)[0]}", remedy=RESTORE)
+        said = "is cut short" if what.startswith("ends") else re.split(r" at |:", what)[0]
+        return Cause(id="AR608", kind="file", blame=f"{name} {said}", remedy=RESTORE)
     if case.fails and not case.old.ok and error.startswith("FileNotFoundError"):
         return Cause(id="AR607", kind="file", blame="some of its files are gone", remedy=RESTORE)
     if case.fails and not case.old.ok and _CUT.match(error):
@@ -167,46 +171,34 @@ def _file(case: _Case) -> Cause | None:
 
 
 def _missing(case: _Case) -> Cause | None:
-    """A module or a name in it that the target does not have; it is a library's, Python's, ZenML's or the user's."""
+    """A module, or a name in one, that the target does not have: a library's, Python's, ZenML's or the user's."""
     if not case.fails:
         return None
-    gone, name = _MODULE.search(case.new.error), _NAME.search(case.new.error)
-    lost = next(iter(case.look.get("missing", ())), "") if not (case.new.error and case.old.error) else ""
-    if gone or not name:
-        module = gone[1] if gone else "" if case.new.error and not case.new.missing else lost
-        what = f"{module} cannot be imported"
-    else:
-        attribute, module = next((name[a], name[m]) for a, m in (("a", "m"), ("a2", "m2"), ("a3", "m3")) if name[m])
-        what = f"{module} has no {attribute}"
+    error, look = case.new.error, case.look.get("missing") or [""]
+    gone, name = _MODULE.search(error), next((found for one in _NAMES if (found := one.search(error))), None)
+    role = str(case.row[case.new.missing.replace(" ", "_")]["module"]) if case.new.missing else ""
+    module = gone[1] if gone else name["module"] if name else role or ("" if error else look[0].split(".")[0])
     root = module.split(".")[0]
-    if not root:
-        return None
+    changed = case.library(module) or (case.suspect() if root.startswith("_") and root != "__main__" else None)
+    if changed:  # a compiled part of scikit-learn calls itself _loss
+        return _of_library(case, *changed)
+    if root == "zenml":
+        return _of_zenml(case.id, case.source, case.target)
     if root == "__main__":
         remedy = "Move its class from the script that runs into a module, give --code, and run the step again."
         return Cause(id=case.id, kind="module", blame="its class was in the script that ran", remedy=remedy)
-    if root == "zenml":
-        return _of_zenml(case.id, case.source, case.target)
-    if changed := case.library(module):
-        return _of_library(case, *changed)
-    if root in sys.stdlib_module_names or root in _GONE:
+    if root in _STANDARD:
         return _of_python(case.id, _minor(case.source), case.target) if _minors_differ(case) else None
-    if name and LIBRARIES.get(root, root.lower()) in case.target.packages:
+    if not root or (not gone and canonicalize_name(LIBRARIES.get(root, root)) in case.target.packages):
         return None
-    remedy = (
-        f"Give --code with the directory that holds {root}, or --requirements if it is a package; keep its name alive."
-    )
-    return Cause(id=case.id, kind="module", blame=what, remedy=remedy)
+    remedy = f"Give --code with the directory that holds {root}, or --requirements if it is a package."
+    blame = f"{module} has no {name['name']}" if name and not gone else f"{module} cannot be imported"
+    return Cause(id=case.id, kind="module", blame=blame, remedy=remedy)
 
 
 def _limit(case: _Case) -> Cause | None:
-    error = case.new.error
-    limits = {
-        "did not load within": ("the time limit of one artifact", "Raise artifacts: timeout: in the plan."),
-        "MemoryError": ("the memory limit of a loading process", "Raise artifacts: memory: in the plan."),
-        "the loading process ended by SIGKILL": ("it was killed, for want of memory", "Load it on a larger machine."),
-    }
-    blame, remedy = next((said for start, said in limits.items() if error.startswith(start)), ("", ""))
-    return Cause(id="AR604", kind="limit", blame=blame, remedy=remedy) if blame else None
+    found = next((said for start, said in _LIMITS.items() if case.new.error.startswith(start)), None)
+    return Cause(id="AR604", kind="limit", blame=found[0], remedy=found[1]) if found else None
 
 
 def _bytecode(case: _Case) -> Cause | None:
@@ -227,9 +219,7 @@ def _pydantic(case: _Case) -> Cause | None:
 
 
 def _changed_library(case: _Case) -> Cause | None:
-    if case.outcome not in ("fails", "differs"):
-        return None
-    changed = next((found for module in case.suspects() if (found := case.library(module))), None)
+    changed = case.suspect() if case.outcome in ("fails", "differs") else None
     return _of_library(case, *changed) if changed else None
 
 
@@ -243,10 +233,9 @@ def _python(case: _Case) -> Cause | None:
 def _skew(case: _Case) -> Cause | None:
     """It loads, its content could not be compared, and its library was of another major version, or of none known."""
     data_type = case.row["data_type"]
-    root = str(data_type["module"]).split(".")[0]
-    name = str(data_type.get("package_name") or LIBRARIES.get(root, root)).lower()
+    name = str(canonicalize_name(data_type.get("package_name") or LIBRARIES.get(_root(data_type), _root(data_type))))
     was, now = str(data_type.get("version") or ""), case.target.packages.get(name, "")
-    if case.outcome != "loads" or not now or root == "zenml" or was.split(".")[0] == now.split(".")[0]:
+    if case.outcome != "loads" or not now or name == "zenml" or was.split(".")[0] == now.split(".")[0]:
         return None
     blame = _change(name, was or "of unknown version", now)
     return Cause(id="AR609", kind="library", blame=blame, remedy="Look at the value yourself before you rely on it.")
@@ -289,6 +278,10 @@ def _of_zenml(identity: str, source: Environment, target: Environment) -> Cause:
 
 def _change(name: str, was: str, now: str) -> str:
     return f"{name} {was} → {now or 'not installed'}"
+
+
+def _root(source: Mapping[str, Any]) -> str:
+    return str(source["module"]).split(".")[0]
 
 
 def _minors_differ(case: _Case) -> bool:
