@@ -75,13 +75,20 @@ def rescue(
         folder.mkdir()
         database = drill.unpack(of_run(run), "database", folder / "copy.db", run.plan.backup.identity)
         rows, places = _rows(run, database, ids)
+        to = (to or run.folder / "rescued").absolute()
+        if foreign := [to / key for key in rows if (to / key).exists() and not (to / key / "rescue.json").exists()]:
+            raise RunUnusable(
+                f"{foreign[0]} is in the way",
+                expected="no such folder, or what an earlier rescue of this artifact version left",
+                found="a folder without rescue.json",
+                remedy="choose another folder with --to",
+            )
         asked = {key: _question(row, places[row["store_id"]], folder) for key, row in rows.items()}
         written = _ask(run, source, "write", [one for one in asked.values() if not one["problem"]])
         done = [_written(row, written.get(key, asked[key])) for key, row in rows.items()]
         again = _ask(run, target, "read", [{**one.sidecar, "id": one.id} for one in done if one.sidecar])
         done = [_read(one, again[one.id]) if one.sidecar else one for one in done]
         if keep:
-            to = (to or run.folder / "rescued").absolute()
             done = [_kept(one, rows[one.id], to, source, target) if one.sidecar else one for one in done]
             done = _on_the_copy(run, source, target, done, database) if as_version else done
             _record(run, done)
@@ -241,13 +248,6 @@ def _read(one: Rescue, answer: Mapping[str, Any]) -> Rescue:
 def _kept(one: Rescue, row: Mapping[str, Any], to: Path, source: Environment, target: Environment) -> Rescue:
     """The file in its place, with its lineage; what an earlier rescue left there goes."""
     own, part = to / one.id, to / f".{one.id}.part"
-    if own.exists() and not (own / "rescue.json").exists():
-        raise RunUnusable(
-            f"{own} is in the way",
-            expected="no such folder, or what an earlier rescue of this artifact version left",
-            found="a folder without rescue.json",
-            remedy="choose another folder with --to",
-        )
     lineage = {
         "rescued_from": {name: row[name] for name in ("id", "name", "version", "uri", "data_type", "materializer")},
         **{name: one.sidecar[name] for name in ("format", "file", "sha256", "reading")},

@@ -20,6 +20,7 @@ import os
 import pathlib
 import signal
 import sys
+import tempfile
 import types
 import uuid
 
@@ -248,8 +249,8 @@ def source_of(cls):
 def attempt(act, artifact):
     try:
         return act(artifact)
-    except Impossible as error:
-        return {"problem": str(error)}
+    except (Impossible, loader.NotImportable) as error:
+        return {"problem": str(error.args[-1])}
     except BaseException as error:  # SystemExit in a user's module is that artifact's failure, not the probe's
         return {"problem": loader.words(error)}
 
@@ -261,7 +262,10 @@ def in_child(act, artifact, request, answer):
     if not child:
         try:
             me = os.getpid()
+            os.setsid()
+            loader.call_kernel("prctl", 1, signal.SIGKILL)  # it ends with this probe
             signal.alarm(int(request["timeout"]) + 1)
+            os.environ["TMPDIR"] = tempfile.tempdir = request["writable"][0]
             loader.guard("", request["writable"])
             found = json.dumps(attempt(act, artifact))
             if os.getpid() == me:  # not a process that a pickle forked
@@ -269,6 +273,7 @@ def in_child(act, artifact, request, answer):
         finally:
             os._exit(0)
     status = os.waitpid(child, 0)[1]
+    loader.kill(os.killpg, child)  # what it left behind
     if os.WIFSIGNALED(status):
         ended = signal.Signals(os.WTERMSIG(status))
         late = "did not end within {:g} seconds".format(request["timeout"])
