@@ -288,14 +288,15 @@ def where(error):
     return library
 
 
-def loaded(artifact, request, known, values, look, tell):
+def loaded(artifact, request, known, values, look, imported, tell):
     """What became of one artifact: the fields of Loaded. tell: hears of them before the value is called."""
-    found = {"ok": False}
+    found = {"ok": False, "modules": []}
     try:
         value = load(artifact, known)
         found["ok"] = True
         found.update(values.describe(value))
         if request["call"] and (hasattr(type(value), "predict") or isinstance(value, types.FunctionType)):
+            found["modules"] += imported()
             tell({"id": artifact["id"], "loaded": found})
             signal.setitimer(signal.ITIMER_REAL, request["call"])
             called = values.call(value, bool(look.get("by_value")), look.get("code_names"))
@@ -308,6 +309,7 @@ def loaded(artifact, request, known, values, look, tell):
             limit = "it needs more than the {:,} bytes that one loading process may allocate"
             text = "MemoryError: " + limit.format(request["memory"])
         found.update(error=text.replace(artifact.get("path") or artifact["uri"], artifact["uri"]), where=where(error))
+    found["modules"] += imported()
     return found
 
 
@@ -325,7 +327,8 @@ def child(request, reply, settings, values, look, known):
     me, code, scratch = os.getpid(), settings["code"], request["scratch"]
     os.environ["TMPDIR"] = tempfile.tempdir = scratch
     os.chdir(code if os.path.isdir(code) else scratch)
-    sys.modules["__main__"] = types.ModuleType("__main__")  # not this file: classes in it could be taken for the user's
+    main_module = sys.modules["__main__"] = types.ModuleType("__main__")  # not this file: its names are not the user's
+    main_module.__file__ = os.path.join(os.getcwd(), "run.py")  # ZenML takes its folder for the root of the sources
     sys.dont_write_bytecode = True
     if code:
         sys.path.insert(0, code)
@@ -347,6 +350,14 @@ def child(request, reply, settings, values, look, known):
             os.write(reply, said)
             said = b""
 
+    def imported():
+        """The user's modules that are new since the last time."""
+        new = [] if len(sys.modules) == len(modules) else [name for name in list(sys.modules) if name not in modules]
+        modules.update(new)
+        files = {name: str(getattr(sys.modules[name], "__file__", "")) for name in new if not name.startswith("__")}
+        third.extend(name for name, file in files.items() if file.startswith(SITES))
+        return [name for name, file in files.items() if code and file.startswith(code + os.sep)]
+
     for artifact in request["questions"]:
         tell({"start": artifact["id"]})
         signal.setitimer(signal.ITIMER_REAL, request["timeout"])  # ends loads that hold the GIL, too
@@ -355,14 +366,8 @@ def child(request, reply, settings, values, look, known):
             seen = look.look(artifact.get("path") or artifact["uri"], sys.path)
             tell({"id": artifact["id"], "look": seen, "done": not request["load"]}, later=not request["load"])
         if request["load"]:
-            found = loaded(artifact, request, known, values, seen, tell)
+            found = loaded(artifact, request, known, values, seen, imported, tell)
             signal.setitimer(signal.ITIMER_REAL, 0)
-            if len(sys.modules) != len(modules):
-                new = [name for name in list(sys.modules) if name not in modules]
-                modules.update(new)
-                files = {name: str(getattr(sys.modules[name], "__file__", "")) for name in new}
-                found["modules"] = [name for name, file in files.items() if code and file.startswith(code + os.sep)]
-                third += [name for name, file in files.items() if file.startswith(SITES)]
             found["seconds"] = round(time.monotonic() - began, 4)
             tell({"id": artifact["id"], "loaded": found, "done": True}, later=True)
             for entry in os.scandir(scratch):  # such as directories that were artifacts
