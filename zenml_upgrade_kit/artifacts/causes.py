@@ -17,6 +17,9 @@ from zenml_upgrade_kit.probing import Environment
 from zenml_upgrade_kit.recipes import LIBRARIES
 
 RESTORE = "Restore the file from a backup: a copy of the artifact store."
+INSIDE = "Use the original local stores folder, or rewrite uris and nested metadata.json files."
+READ = "Run the kit as a user who may read the artifact store."
+AGAIN = "Run the step again under the new release."
 BEFORE = "Give your --code and --requirements if it loads for you; otherwise it was broken before the upgrade."
 
 _MODULE = re.compile(r"No module named '([^']+)'")
@@ -125,7 +128,7 @@ def cause(
     case = _Case(
         row=row, look=look, old=old, new=new, outcome=outcome, difference=difference, source=source, target=target
     )
-    judges = (_file, _missing, _limit, _bytecode, _pydantic, _changed_library, _python, _skew)
+    judges = (_files, _missing, _bytecode, _pydantic, _changed_library, _python, _skew)
     found = next((found for judge in judges if (found := judge(case))), None)
     if not found and outcome in ("identical", "loads"):
         return None
@@ -145,29 +148,24 @@ def proven(cause: Cause, control: Loaded, source: Environment, target: Environme
     return _of_zenml(cause.id, source, target)
 
 
-def _file(case: _Case) -> Cause | None:
+def _files(case: _Case) -> Cause | None:
+    """Files that are gone, damaged or out of reach, and the kit's own limits."""
     problem, error = case.look.get("problem", ""), case.new.error
-    if case.outcome == "lost" or "No such file" in problem:
-        return Cause(id="AR607", kind="file", blame="its files are gone", remedy=RESTORE)
-    if "artifact store bounds" in error:
-        remedy = "Use the original local stores folder, or rewrite uris and nested metadata.json files."
-        return Cause(id="AR603", kind="store", blame="it lies outside its artifact store", remedy=remedy)
-    if "cannot be read" in problem:
-        remedy = "Run the kit as a user who may read the artifact store."
-        return Cause(id="AR612", kind="store", blame="its files cannot be read", remedy=remedy)
-    if "recorded content hash" in error:
-        return Cause(id="AR608", kind="file", blame="a file is not the one that was written", remedy=RESTORE)
-    if case.old.ok and case.new.ok is False and not problem:
-        return None  # the source read it
-    if problem and not (case.fails and case.old.ok):
-        name, _, what = problem.partition(" ")
-        said = "is cut short" if what.startswith("ends") else re.split(r" at |:", what)[0]
-        return Cause(id="AR608", kind="file", blame=f"{name} {said}", remedy=RESTORE)
-    if case.fails and not case.old.ok and error.startswith("FileNotFoundError"):
-        return Cause(id="AR607", kind="file", blame="some of its files are gone", remedy=RESTORE)
-    if case.fails and not case.old.ok and _CUT.match(error):
-        return Cause(id="AR608", kind="file", blame="a file is cut or damaged", remedy=RESTORE)
-    return None
+    name, _, what = problem.partition(" ")
+    damage = "is cut short" if what.startswith("ends") else re.split(r" at |:", what)[0]
+    broken = case.fails and not case.old.ok  # else the source could read it
+    judged: tuple[tuple[object, str, str, str, str], ...] = (
+        (case.outcome == "lost" or "No such file" in problem, "AR607", "file", "its files are gone", RESTORE),
+        ("artifact store bounds" in error, "AR603", "store", "it lies outside its artifact store", INSIDE),
+        ("cannot be read: " in problem, "AR612", "store", "its files cannot be read", READ),
+        ("recorded content hash" in error, "AR608", "file", "a file is not the one that was written", RESTORE),
+        (problem and (broken or not case.fails), "AR608", "file", f"{name} {damage}", RESTORE),
+        (broken and error.startswith("FileNotFoundError"), "AR607", "file", "some of its files are gone", RESTORE),
+        (broken and _CUT.match(error), "AR608", "file", "a file is cut or damaged", RESTORE),
+        *((error.startswith(start), "AR604", "limit", *said) for start, said in _LIMITS.items()),
+    )
+    found = next((said for holds, *said in judged if holds), None)
+    return Cause(id=found[0], kind=found[1], blame=found[2], remedy=found[3]) if found else None
 
 
 def _missing(case: _Case) -> Cause | None:
@@ -194,11 +192,6 @@ def _missing(case: _Case) -> Cause | None:
     remedy = f"Give --code with the directory that holds {root}, or --requirements if it is a package."
     blame = f"{module} has no {name['name']}" if name and not gone else f"{module} cannot be imported"
     return Cause(id=case.id, kind="module", blame=blame, remedy=remedy)
-
-
-def _limit(case: _Case) -> Cause | None:
-    found = next((said for start, said in _LIMITS.items() if case.new.error.startswith(start)), None)
-    return Cause(id="AR604", kind="limit", blame=found[0], remedy=found[1]) if found else None
 
 
 def _bytecode(case: _Case) -> Cause | None:
@@ -247,11 +240,11 @@ def _remaining(case: _Case) -> Cause:
         return Cause(id="AR612", kind="limit", blame="it was not loaded", remedy=remedy)
     if case.ended:
         blame = f"it ends the process that {'uses' if case.new.ok else 'loads'} it ({case.ended})"
-        return Cause(id=case.id, kind="unknown", blame=blame, remedy="Run the step again under the new release.")
+        return Cause(id=case.id, kind="unknown", blame=blame, remedy=AGAIN)
     if case.old.ok and case.outcome == "fails" and not case.new.where and not case.new.ok:
         return _of_zenml(case.id, case.source, case.target)
     blame = f"{case.new.error.partition(':')[0] or 'another value'}{f' in {case.new.where}' * bool(case.new.where)}"
-    return Cause(id=case.id, kind="unknown", blame=blame, remedy="Run the step again under the new release.")
+    return Cause(id=case.id, kind="unknown", blame=blame, remedy=AGAIN)
 
 
 def _of_library(case: _Case, name: str, was: str, now: str) -> Cause:
