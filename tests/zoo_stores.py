@@ -36,9 +36,9 @@ class Zoo:
     migrated: Path
     local_stores: Path
 
-    def rows(self) -> dict[str, dict[str, Any]]:
-        """The artifact versions by name, as the kit reads them."""
-        with closing(sqlite.connect(self.database)) as connection:
+    def rows(self, *, migrated: bool = False) -> dict[str, dict[str, Any]]:
+        """The artifact versions by name, as the kit reads them from one of the databases."""
+        with closing(sqlite.connect(self.migrated if migrated else self.database)) as connection:
             return {row["name"]: row for row in inventory.artifacts(connection, self.local_stores)}
 
 

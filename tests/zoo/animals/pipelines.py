@@ -28,6 +28,7 @@ def plain() -> Tuple[
     Annotated[bool, "yes"],
     Annotated[str, "text_with_emoji"],
     Annotated[bytes, "raw_bytes"],
+    Annotated[Any, "nothing"],
     Annotated[Dict[str, Any], "dict_of_json"],
     Annotated[List[int], "list_of_ints"],
     Annotated[Tuple[int, str], "tuple_of_two"],
@@ -35,7 +36,18 @@ def plain() -> Tuple[
 ]:
     """Scalars and collections of them: JSON and text files."""
     text = "fœx 🦊, \"quoted\" and 'so'\n"
-    return 120, 0.1, True, text, b"\x00fox\xff", {"a": [1, None], "b": {"c": 0.5}}, [1, 2, 3], (7, "owl"), {"x", "y"}
+    return (
+        120,
+        0.1,
+        True,
+        text,
+        b"\x00fox\xff",
+        None,
+        {"a": [1, None], "b": {"c": 0.5}},
+        [1, 2, 3],
+        (7, "owl"),
+        {"x", "y"},
+    )
 
 
 @step
