@@ -11,13 +11,14 @@ import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from zenml_upgrade_kit import environments, inventory, probing, words
-from zenml_upgrade_kit.artifacts import Loaded
 from zenml_upgrade_kit.artifacts import check as artifacts
+from zenml_upgrade_kit.artifacts import selection, shards
+from zenml_upgrade_kit.artifacts.shards import Loaded, Settings
 from zenml_upgrade_kit.errors import BadPlan, KitError
 from zenml_upgrade_kit.findings import Finding, Severity, StepResult
 from zenml_upgrade_kit.plan import SmokeRun
@@ -26,6 +27,7 @@ from zenml_upgrade_kit.runs import Step
 from zenml_upgrade_kit.stores import sqlite
 
 PROBE = "run_pipeline"
+NOTHING = Loaded(error="not loaded")
 DONE = {"completed", "cached"}
 
 _EXCEPTION = re.compile(r"(?m)^\s*(\w+(?:Error|Exception): .+)$")
@@ -39,7 +41,7 @@ Row = Mapping[str, Any]
 class _Stage:
     """Where smoke runs happen: the target's environment, copies of the code and of the migrated store, local storage.
 
-    earlier: the store's own runs, newest first. values: what the reload checks found of each artifact version, by id.
+    earlier: the store's own runs, newest first.
     """
 
     target: Environment
@@ -47,7 +49,6 @@ class _Stage:
     database: Path
     storage: Path
     earlier: Sequence[Row]
-    values: Mapping[str, Row]
     artifact_timeout: float
 
     def runs(self) -> list[dict[str, Any]]:
@@ -58,13 +59,24 @@ class _Stage:
         return next((row for row in self.earlier if row["pipeline"] == pipeline), None)
 
     def outputs(self, runs: Sequence[Row], folder: Path) -> dict[str, Loaded]:
-        """What these runs wrote, loaded, by artifact version id."""
+        """What these runs wrote into local artifact stores, loaded by the target, by artifact version id."""
         written = {output["artifact_version_id"] for row in runs for part in row["steps"] for output in part["outputs"]}
         with closing(sqlite.connect(self.database)) as connection:
-            rows = inventory.artifacts(connection, self.storage)
-        wanted = [row for row in rows if row["id"] in written and row["store_flavor"] == "local"]
-        where = {"folder": folder, "database": self.database, "code": self.code}
-        return artifacts.load(self.target, wanted, **where, timeout=self.artifact_timeout)
+            rows = selection.by_ids(connection, self.storage, sorted(written))
+        local = [row for row in rows.values() if row["store_flavor"] == "local"]
+        settings = Settings(
+            python=str(self.target.python),
+            version=self.target.version,
+            folder=str(folder),
+            code=str(self.code),
+            database=str(self.database),
+            timeout=self.artifact_timeout,
+            look=False,
+        )
+        try:
+            return artifacts.load(local, settings)
+        finally:
+            shards.close()
 
 
 def run(step: Step) -> StepResult:
@@ -102,14 +114,12 @@ def _prepare(step: Step) -> _Stage:
         connection.execute("UPDATE step_run SET cache_key = NULL")
     with closing(sqlite.connect(database)) as connection:
         earlier = inventory.runs(connection)
-    reloaded = step.run.result("40_artifacts")
     return _Stage(
         target=environments.of_run(step.run)[1],
         code=code,
         database=database,
         storage=step.work / "stores",
         earlier=earlier,
-        values={row["id"]: row["new"] for row in reloaded.facts.get("artifacts", ())} if reloaded else {},
         artifact_timeout=step.plan.artifacts.timeout,
     )
 
@@ -127,9 +137,10 @@ def _carry_out(stage: _Stage, smoke: SmokeRun, folder: Path) -> Iterator[Report]
         error = error or "it ended well, but there is no pipeline run in the store"
         yield {**entry, **nothing, "expected": expected, "outcome": "failed", "error": error}
         return
-    loaded = stage.outputs(new, folder / "outputs")
+    earlier = [latest for row in new if (latest := stage.latest(row["pipeline"]))]
+    loaded = stage.outputs([*new, *earlier], folder / "outputs")
     for row in new:
-        report = {**entry, **_against(row, stage.latest(row["pipeline"]), loaded, stage.values)}
+        report = {**entry, **_against(row, stage.latest(row["pipeline"]), loaded)}
         if error and row is new[-1] and all(_is_done(other["status"]) for other in new):
             report["outcome"] = "failed"  # what failed came after the runs
         yield report
@@ -168,7 +179,7 @@ def _start(stage: _Stage, smoke: SmokeRun, folder: Path) -> tuple[str, str]:
     return error, ended.last_lines(40)
 
 
-def _against(row: Row, latest: Row | None, loaded: Mapping[str, Loaded], values: Mapping[str, Row]) -> Report:
+def _against(row: Row, latest: Row | None, loaded: Mapping[str, Loaded]) -> Report:
     """One run beside the latest earlier run of its pipeline: status, steps, outputs."""
     now = {part["name"]: part for part in row["steps"]}
     before = {part["name"]: part for part in latest["steps"]} if latest else {}
@@ -184,14 +195,14 @@ def _against(row: Row, latest: Row | None, loaded: Mapping[str, Loaded], values:
     for name, part in now.items():
         old = {output["name"]: output["artifact_version_id"] for output in before.get(name, {}).get("outputs", ())}
         for output in part["outputs"]:
-            value = loaded.get(output["artifact_version_id"], Loaded(ok=False, error="not loaded"))
-            earlier = values.get(old.get(output["name"], ""), {})
+            value = loaded.get(output["artifact_version_id"], NOTHING)
+            earlier = loaded.get(old.get(output["name"], ""), NOTHING)
             outputs.append(
                 {
                     "step": name,
                     "output": output["name"],
-                    "outcome": _output_outcome(earlier, asdict(value)),
-                    "old": earlier.get("summary", ""),
+                    "outcome": _output_outcome(earlier, value),
+                    "old": earlier.summary,
                     "new": value.summary or value.error,
                 }
             )
@@ -222,12 +233,13 @@ def _alike(status: str, expected: str) -> bool:
     return status == expected or (_is_done(status) and _is_done(expected))
 
 
-def _output_outcome(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    if not new["ok"]:
+def _output_outcome(old: Loaded, new: Loaded) -> str:
+    """Values that were computed twice: floats may differ by what rounding leaves."""
+    if not new.ok:
         return "fails"
-    if not old.get("near") or not new["near"]:
+    if not old.near or not new.near:
         return "not_checked"
-    return "same" if old["near"] == new["near"] else "different"
+    return "same" if old.near == new.near else "different"
 
 
 def _findings(report: Mapping[str, Any]) -> Iterator[Finding]:

@@ -2,267 +2,346 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
-import signal
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from zenml_upgrade_kit import drill, environments, inventory, probing
+from zenml_upgrade_kit import drill, environments, releases, words
+from zenml_upgrade_kit.artifacts import causes, comparison, locations, selection, shards, steps, workers
+from zenml_upgrade_kit.artifacts.locations import Location
+from zenml_upgrade_kit.artifacts.shards import Loaded, Settings, Shard
+from zenml_upgrade_kit.artifacts.tally import MOST_ROWS, Group, Tally
+from zenml_upgrade_kit.artifacts.workers import Job, Lane
 from zenml_upgrade_kit.backup import of_run
-from zenml_upgrade_kit.errors import ProbeFailed
+from zenml_upgrade_kit.errors import KitError
 from zenml_upgrade_kit.findings import Finding, Severity, StepResult
+from zenml_upgrade_kit.plan import ArtifactChoices
 from zenml_upgrade_kit.probing import Environment
 from zenml_upgrade_kit.runs import Step
-from zenml_upgrade_kit.stores import sqlite
+from zenml_upgrade_kit.stores import Reader, sqlite
 
-PROBE = "load_artifacts"
-START_UP = 300.0
-"""Seconds that a probe may take beyond its artifacts: the first import of ZenML took 22 s on a loaded machine."""
+BOUNDS = "0.55.5"
+"""From this release on ZenML refuses to read outside the root of an artifact store (measured)."""
+FILE = "artifacts.jsonl"
+"""One line an artifact version, in the run's folder."""
+
+Row = dict[str, Any]
+Progress = Callable[..., None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loaded:
-    """What one release made of one artifact version.
+class _Side:
+    """One release: its environment, a copy of its database, and how its shards are loaded."""
 
-    type: class of the value. digest: content identity, None when the content cannot be compared (error says why);
-    near: the same with floats rounded to about 8 digits, for values that were computed twice.
-    missing: ``materializer`` or ``data type`` when that class cannot be imported.
+    name: str
+    environment: Environment
+    database: Path
+    settings: Settings
+    lane: str
+
+    def job(self, rows: Sequence[Row], places: Mapping[str, str], location: Location, code: str) -> Job:
+        """Rows of one artifact store to be loaded. A store on this machine's disk is read by this machine."""
+        remote = self.lane if location.url else "here"
+        settings = self.settings
+        if remote != "here":
+            settings = replace(settings, python="", folder="", database="", memory=0, code=code)
+        questions = tuple(question(row, places[row["id"]]) for row in rows)
+        shard = Shard(artifacts=questions, settings=settings, url=location.url, options=location.options)
+        packages = json.dumps([self.environment.version, dict(self.environment.packages)])
+        return Job(side=self.name, lane=remote, shard=shard, environment=hashlib.sha256(packages.encode()).hexdigest())
+
+
+def question(row: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """What a probe is asked about an artifact version; path: the folder of its files, "" where they are fetched."""
+    asked = {key: row[key] for key in ("id", "uri", "materializer", "data_type")} | {"root": row["store_root"]}
+    return {**asked, "path": path} if path else asked
+
+
+def load(rows: Iterable[Row], settings: Settings) -> dict[str, Loaded]:
+    """Artifact versions of local stores by id, loaded."""
+    Path(settings.folder).mkdir(parents=True, exist_ok=True)
+    wanted = tuple(question(row, row["uri"]) for row in rows)
+    found = shards.run(Shard(artifacts=wanted, settings=settings)) if wanted else []
+    return {one["id"]: _loaded(one) if one["loaded"] else Loaded(error=one["why"]) for one in found}
+
+
+def reload(step: Step, progress: Progress | None = None, **choices: Any) -> StepResult:
+    """Load the artifact versions that are chosen in both environments and compare; the artifact stores are only read.
+
+    choices: fields of :class:`ArtifactChoices` that win over the plan's. progress: called as
+    ``progress(done, total, bytes=…, seconds=…)``. What a killed check had done is not done again.
     """
-
-    ok: bool
-    type: str = ""
-    summary: str = ""
-    digest: str | None = None
-    near: str | None = None
-    error: str = ""
-    missing: str = ""
-    seconds: float = 0.0
-
-    @property
-    def lacks_a_module(self) -> bool:
-        """Whether it failed because this environment cannot import something."""
-        return bool(self.missing) or self.error.startswith(("ModuleNotFoundError", "ImportError"))
-
-
-def reload(step: Step) -> StepResult:
-    """Load every artifact version in both environments and compare; nothing is written to the artifact stores."""
-    rehearsal = step.run.needs("30_rehearsal")
-    source, target = environments.of_run(step.run)
-    folder = step.empty_work()
-    # copies: a client writes to the store that it opens
-    private = {
-        "source": drill.unpack(of_run(step.run), "database", folder / "source.db", step.plan.backup.identity),
-        "target": Path(shutil.copy2(rehearsal.facts["copy"], folder / "target.db")),
-    }
-    local_stores = Path(step.run.needs("00_start").facts["store"]["local_stores"])
-    rows = {}
-    for name, database in private.items():
-        with closing(sqlite.connect(database)) as connection:
-            rows[name] = {row["id"]: row for row in inventory.artifacts(connection, local_stores)}
-    unreachable = {key: why for key, row in rows["source"].items() if (why := _unreachable(row))}
-    loaded = {}
-    for name, environment in (("source", source), ("target", target)):
-        wanted = [row for key, row in rows[name].items() if key not in unreachable and key in rows["source"]]
-        loaded[name] = load(
-            environment,
-            wanted,
-            folder=folder / name,
-            database=private[name],
-            code=step.run.code_copy(),
-            timeout=step.plan.artifacts.timeout,
-        )
-    return _compare(step, rows, loaded, unreachable)
+    given = {name: value for name, value in choices.items() if value}
+    if isinstance(stages := given.get("stages"), str):
+        given["stages"] = [stage.strip() for stage in stages.split(",")]
+    chosen = ArtifactChoices.model_validate({**step.plan.artifacts.model_dump(), **given})
+    kept = step.run.work / f"{step.name}.kept"
+    with ExitStack() as stack:
+        check = _Check.begin(step, chosen, stack)
+        began = time.monotonic()
+        file = stack.enter_context((step.work / FILE).open("w", encoding="utf-8"))
+        tally = Tally(file, step.run.redactor.json)
+        check.carry_out(tally, kept, lambda **now: progress and progress(**now, seconds=time.monotonic() - began))
+        check.prove(tally)
+        facts = {**tally.facts(), "loaded_seconds": time.monotonic() - began, "steps": check.writers(tally)}
+        findings = [*check.findings(tally), *check.outside()]
+    (step.work / FILE).replace(step.run.folder / FILE)
+    shutil.rmtree(kept, ignore_errors=True)
+    return step.result(findings, facts, check.missing(tally))
 
 
-def load(
-    environment: Environment,
-    artifacts: Sequence[Mapping[str, Any]],
-    *,
-    folder: Path,
-    database: Path,
-    code: Path | None,
-    timeout: float,
-) -> dict[str, Loaded]:
-    """Load artifact versions (rows of :func:`inventory.artifacts`) by id in processes that may die.
+@dataclass(kw_only=True)
+class _Check:
+    """One check in progress."""
 
-    database: a copy that a ZenML client may open. timeout: seconds for one artifact. A crash costs the artifact that
-    was being loaded; the rest go on in a new process.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    request, reply = folder / "request.json", folder / "reply.jsonl"
-    reply.unlink(missing_ok=True)
-    loaded: dict[str, Loaded] = {}
-    pending = list(artifacts)
-    while pending:
-        wanted = [_question(row) for row in pending]
-        request.write_text(json.dumps({"artifacts": wanted, "code": code and str(code), "timeout": timeout}))
-        ended = probing.run_probe_process(
-            environment,
-            PROBE,
-            [str(request), str(reply)],
-            folder=folder / f"from-{len(loaded)}",  # a log of its own: the reason for a death is at its end
-            variables={"ZENML_STORE_URL": f"sqlite:///{database}"},
-            timeout=START_UP + timeout * len(pending),
-        )
-        started, answers = _read(reply)
-        loaded |= answers
-        left = [row for row in pending if row["id"] not in loaded]
-        if left and started and started not in loaded:
-            loaded[started] = Loaded(ok=False, error=_death(ended, timeout))
-        elif left:
-            raise ProbeFailed(
-                f"artifacts cannot be loaded with ZenML {environment.version}",
-                expected="a probe that starts",
-                found=f"exit code {ended.returncode}; {ended.last_lines(5)}",
-                remedy=f"see the log {ended.log}",
+    step: Step
+    chosen: ArtifactChoices
+    source: _Side
+    target: _Side
+    lanes: dict[str, Lane]
+    code: dict[str, str]
+    rows: Reader
+    migrated: Reader
+    local_stores: Path
+    places: dict[str | None, Location]
+    moved: list[tuple[str, str]] = field(default_factory=list)
+    outside_count: int = 0
+
+    @classmethod
+    def begin(cls, step: Step, chosen: ArtifactChoices, stack: ExitStack) -> _Check:
+        rehearsal = step.run.needs("30_rehearsal")
+        folder = step.empty_work()
+        # copies: a client writes to the store that it opens
+        databases = {
+            "source": drill.unpack(of_run(step.run), "database", folder / "source.db", step.plan.backup.identity),
+            "target": Path(shutil.copy2(rehearsal.facts["copy"], folder / "target.db")),
+        }
+        code, sides = step.run.code_copy(), {}
+        lanes, names = {"here": stack.enter_context(workers.here(chosen.workers))}, {}
+        for environment, (side, database), scheduler in zip(
+            environments.of_run(step.run),
+            databases.items(),
+            (chosen.source_scheduler, chosen.scheduler),
+            strict=True,
+        ):
+            if scheduler:
+                cluster = workers.cluster(scheduler, environment.version, code)
+                lanes[side], names[side] = stack.enter_context(cluster)
+            (folder / side).mkdir()
+            settings = Settings(
+                python=str(environment.python),
+                version=environment.version,
+                folder=str(folder / side),
+                code=str(code or ""),
+                database=str(database),
+                timeout=chosen.timeout,
+                memory=int(chosen.memory) or _half_of_this_machine(),
+                max_bytes=int(chosen.max_bytes),
+                look=side == "target",
+                load=not chosen.static_only,
             )
-        pending = [row for row in left if row["id"] not in loaded]
-    return loaded
+            lane = side if scheduler else "here"
+            sides[side] = _Side(name=side, environment=environment, database=database, settings=settings, lane=lane)
+        rows = stack.enter_context(closing(sqlite.connect(databases["source"])))
+        local_stores = Path(step.run.needs("00_start").facts["store"]["local_stores"])
+        places = locations.locations(rows, local_stores)
+        step.run.redactor.hide(secret for place in places.values() for secret in place.secrets)
+        return cls(
+            step=step,
+            chosen=chosen,
+            **sides,
+            lanes=lanes,
+            code=names,
+            rows=rows,
+            migrated=stack.enter_context(closing(sqlite.connect(databases["target"]))),
+            local_stores=local_stores,
+            places=places,
+        )
 
+    def carry_out(self, tally: Tally, kept: Path, progress: Callable[..., Any]) -> None:
+        """Load, compare and count everything."""
+        waiting: dict[str, tuple[dict[str, Row], dict[str, dict[str, Any]]]] = {}
+        total = selection.count(self.rows)
+        progress(done=0, total=total, bytes=0)
+        most = int(self.chosen.max_total_bytes)
+        for job, found in workers.results(self._jobs(tally, waiting), self.lanes, kept, most_bytes=most):
+            group = job.shard.artifacts[0]["id"]
+            sides = waiting[group][1]
+            sides[job.side] = {one["id"]: one for one in found}
+            if len(sides) == (1 if self.chosen.static_only else 2):
+                for key, row in waiting.pop(group)[0].items():
+                    self._settle(tally, row, sides.get("source", {}).get(key), sides["target"][key])
+            progress(done=tally.total, total=total, bytes=tally.bytes)
 
-def _question(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "id": row["id"],
-        "uri": row["uri"],
-        "root": row["store_root"],
-        "materializer": row["materializer"],
-        "data_type": row["data_type"],
-    }
+    def _jobs(self, tally: Tally, waiting: dict[str, Any]) -> Iterator[Job]:
+        """Shards of both sides, as the database gives them; what is not loaded is counted with its reason."""
+        for rows in selection.groups(self._reachable(tally)):
+            location = self.places[rows[0]["store_id"]]
+            others = selection.by_ids(self.migrated, self.local_stores, [row["id"] for row in rows])
+            held = [row for row in rows if row["id"] in others]
+            for row in rows:
+                if row["id"] not in others:
+                    tally.leave(row, "not in the migrated store")
+            if not held:
+                continue
+            places = {}
+            for row in held:
+                path, note = locations.place(row, location)
+                places[row["id"]] = "" if location.url else path
+                self.outside_count += bool(note)
+                if note and len(self.moved) < MOST_ROWS:
+                    self.moved.append((row["id"], note))
+            waiting[held[0]["id"]] = ({row["id"]: row for row in held}, {})
+            if not self.chosen.static_only:
+                yield self.source.job(held, places, location, self.code.get("source", ""))
+            target = [others[row["id"]] for row in held]
+            yield self.target.job(target, places, location, self.code.get("target", ""))
 
+    def _reachable(self, tally: Tally) -> Iterator[Row]:
+        sample = selection.Sample(
+            per_type=self.chosen.sample, stages=tuple(self.chosen.stages), used_days=self.chosen.used_days
+        )
+        problems = {key: place.problem or locations.reachable(place) for key, place in self.places.items()}
+        for page in selection.pages(self.rows, self.local_stores, sample):
+            for row in page:
+                problem = problems.get(row["store_id"], "their artifact store is no longer registered")
+                if not row["chosen"] or problem:
+                    tally.leave(row, row["reason"] if not row["chosen"] else problem)
+                else:
+                    yield row
 
-def _read(reply: Path) -> tuple[str, dict[str, Loaded]]:
-    """The id that was started last, and all answers."""
-    started, answers = "", {}
-    for line in reply.read_text(encoding="utf-8").splitlines() if reply.exists() else ():
-        try:
-            value = json.loads(line)
-        except ValueError:  # the process died while it wrote this line
-            continue
-        if "start" in value:
-            started = value["start"]
+    def _settle(self, tally: Tally, row: Row, old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> None:
+        """Compare both sides of one artifact version and count it."""
+        look, source, target = new["look"] or {}, self.source.environment, self.target.environment
+        if look:
+            tally.look(look, _minor(target))
+        before, after = _loaded(old), _loaded(new)
+        if new["state"] == "loaded" and old and old["state"] == "loaded":
+            outcome, difference = comparison.compare(before, after)
         else:
-            key = value.pop("id")
-            answers[key] = Loaded(**value)
-    return started, answers
+            outcome, difference = "lost" if new["state"] == "lost" else "not_checked", ""
+        cause = None
+        if outcome not in ("identical", "loads") or look.get("by_value") or look.get("problem"):
+            cause = causes.cause(row, look, before, after, outcome, difference, source, target)
+        if outcome == "not_checked":
+            tally.because(_why(new, old))
+        tally.add(row, outcome, difference, cause, old and old["loaded"], new["loaded"], new)
 
+    def prove(self, tally: Tally) -> None:
+        """Load one example of each cause in the target release with the source's library versions."""
+        groups = [group for group in tally.groups.values() if group.cause.kind == "library" and not group.broke_before]
+        groups = [group for group in groups if not self.places[group.row["store_id"]].url]
+        if not groups or not (control := self._control()):
+            return
+        folder, python = str(self.step.work / "control"), str(control.python)
+        found = load([group.row for group in groups], replace(self.target.settings, folder=folder, python=python))
+        for group in groups:
+            loaded = found[group.row["id"]]
+            proven = causes.proven(group.cause, loaded, self.source.environment, self.target.environment)
+            group.proven, group.cause = loaded.ok, proven
 
-def _death(ended: probing.Ended, timeout: float) -> str:
-    if ended.returncode < 0:
-        return f"the loading process was ended by {signal.Signals(-ended.returncode).name}"
-    if "Timeout (" in ended.last_lines(40):
-        return f"did not load within {timeout:g} seconds"
-    return f"the loading process ended itself with exit code {ended.returncode}"
+    def _control(self) -> Environment | None:
+        """The target release with the source's libraries; None where they are the same, or do not fit together."""
+        try:
+            return environments.control(self.source.environment, self.target.environment, log=_silent)
+        except KitError:
+            return None
 
+    def writers(self, tally: Tally) -> list[dict[str, Any]]:
+        """Steps whose outputs should get another materializer; each cause also gets the steps that wrote it."""
+        found: dict[tuple[str, str], dict[str, Any]] = {}
+        for group in tally.groups.values():
+            written = steps.writers(self.rows, group.ids, self.step.plan.code)
+            for writer in written.values():
+                told = {key: getattr(writer, key) for key in ("name", "pipeline", "source", "file", "line")}
+                same = next((one for one in group.steps if one["source"] == told["source"]), None)
+                if same is None:
+                    group.steps.append(same := {**told, "count": 0})
+                same["count"] += 1
+                if group.cause.kind in ("python", "library") and group.outcome != "lost":
+                    entry = found.setdefault((told["source"], group.cause.kind), {**told, "outputs": 0})
+                    entry["outputs"] += 1
+                    entry["why"] = group.cause.blame
+        return list(found.values())
 
-def _unreachable(row: Mapping[str, Any]) -> str:
-    """Why the files of an artifact version cannot be looked at from here; empty when they can."""
-    if not row["store_flavor"]:
-        return "its artifact store is no longer registered"
-    if row["store_flavor"] != "local":
-        return f"its artifact store is of flavor {row['store_flavor']}, only local ones are loaded"
-    return ""
+    def findings(self, tally: Tally) -> Iterator[Finding]:
+        """One finding a cause."""
+        for group in tally.groups.values():
+            yield _finding(group, self.source.environment.version)
 
-
-def _compare(
-    step: Step,
-    rows: Mapping[str, Mapping[str, Mapping[str, Any]]],
-    loaded: Mapping[str, Mapping[str, Loaded]],
-    unreachable: Mapping[str, str],
-) -> StepResult:
-    table, findings = [], []
-    for key, row in rows["source"].items():
-        nothing = Loaded(ok=False, error="not in the migrated store" if key not in rows["target"] else "not loaded")
-        old, new = loaded["source"].get(key, nothing), loaded["target"].get(key, nothing)
-        outcome = "not_checked" if key in unreachable else _outcome(old, new)
-        table.append(
-            {
-                **{name: row[name] for name in ("id", "name", "version", "uri")},
-                "data_type": _named(row["data_type"]),
-                "materializer": _named(row["materializer"]),
-                "outcome": outcome,
-                "old": asdict(old),
-                "new": asdict(new),
-            }
-        )
-        if key not in unreachable:
-            findings += list(_findings(step.run.source_version, row, outcome, old, new))
-    missing = [f"{count} artifact versions: {why}" for why, count in Counter(unreachable.values()).items()]
-    for sentence in missing:
-        findings.append(
-            Finding(
-                id="AR611" if "registered" in sentence else "AR612",
-                severity=Severity.WARN if "registered" in sentence else Severity.INFO,
-                subject="artifacts",
-                message=f"Not checked: {sentence}.",
-                remedy="Register a store on the same path."
-                if "registered" in sentence
-                else "Load some of them by hand.",
-            )
-        )
-    counts = Counter(row["outcome"] for row in table)
-    if alone := counts["not_checked"] - len(unreachable):
-        missing.append(f"{alone} artifact versions need code or libraries that neither environment has")
-    if counts["loads"]:
-        missing.append(f"{counts['loads']} artifact versions load, but their content cannot be compared")
-    facts = {"counts": dict(counts), "artifacts": table, "code": step.plan.code}
-    return step.result(findings, facts, missing)
-
-
-def _outcome(old: Loaded, new: Loaded) -> str:
-    if not new.ok:
-        return "not_checked" if old.lacks_a_module and new.lacks_a_module else "fails"
-    if old.ok and (old.type != new.type or (old.digest and new.digest and old.digest != new.digest)):
-        return "different"
-    return "same" if old.digest and new.digest else "loads"
-
-
-def _findings(source: str, row: Mapping[str, Any], outcome: str, old: Loaded, new: Loaded) -> Iterator[Finding]:
-    subject = f"{row['name']} {row['version']} ({row['id']})"
-    if outcome == "different":
-        change = (
-            f"{old.summary} became {new.summary}" if old.summary != new.summary else f"{new.summary}, other content"
-        )
+    def outside(self) -> Iterator[Finding]:
+        """Artifact versions that ZenML refuses to read because they lie outside their store."""
+        if not self.moved:
+            return
+        bound = releases.crosses(self.source.environment.version, self.target.environment.version, BOUNDS)
         yield Finding(
-            id="AR606",
-            severity=Severity.WARN,
-            subject=subject,
-            message=f"Loads, but differently: {change}.",
-            remedy="Pin the library that wrote it, or accept the difference and note it.",
+            id="AR603",
+            severity=Severity.BLOCK if bound else Severity.WARN,
+            subject=words.count(self.outside_count, "artifact version"),
+            message=f"{self.moved[0][1]} ZenML {BOUNDS} and later refuse to read there.",
+            remedy="Use the original local stores folder, or rewrite uris and nested metadata.json files.",
+            data={"ids": [key for key, _ in self.moved]},
         )
-    if outcome not in {"fails", "not_checked"}:
-        return
-    identity, remedy = _cause(row, new)
-    before = "" if old.ok else f" It does not load with {source} here either."
-    if outcome == "fails" and not old.ok:
-        remedy = "Give your --code and --requirements if it loads for you; otherwise it was broken before the upgrade."
-    yield Finding(
-        id=identity,
-        severity=Severity.BLOCK if old.ok else Severity.WARN,
-        subject=subject,
-        message=f"{new.error.rstrip('.')}.{before}",
-        remedy=remedy,
-        data={"uri": row["uri"], "fails_before": not old.ok},
+
+    def missing(self, tally: Tally) -> list[str]:
+        """What was not checked, in sentences."""
+        told = [f"{words.count(count, 'artifact version')}: {why}" for why, count in tally.reasons.most_common()]
+        if alike := tally.counts["loads"]:
+            told.append(
+                f"{words.count(alike, 'artifact version')} load, but only their type and text could be compared"
+            )
+        return told
+
+
+def _finding(group: Group, source: str) -> Finding:
+    example, cause = group.example, group.cause
+    severity = Severity.WARN
+    if group.outcome == "fails" and not group.broke_before:
+        severity = Severity.BLOCK
+    told = example["difference"] if group.outcome == "differs" else example["error"] or cause.blame
+    before = f" It does not load with ZenML {source} here either." if group.broke_before else ""
+    more = f", and {words.count(group.count - 1, 'more artifact version')}" if group.count > 1 else ""
+    return Finding(
+        id=cause.id,
+        severity=severity,
+        subject=f"{example['name']} {example['version']} ({example['id']}){more}",
+        message=f"{told.rstrip('.')}.{before}",
+        remedy=cause.remedy,
+        data={"count": group.count, "ids": group.ids, "kind": cause.kind, "pins": list(cause.pins)},
     )
 
 
-def _cause(row: Mapping[str, Any], new: Loaded) -> tuple[str, str]:
-    """Catalogue id and remedy of a failed load."""
-    uri, root = Path(row["uri"]), Path(row["store_root"])
-    if new.missing == "materializer":
-        return "AR601", "Give your --code or --requirements, or restore the module of the materializer."
-    if new.missing:
-        return "AR602", "Give your --code or --requirements, or keep the module name alive."
-    if not uri.is_relative_to(root):
-        return "AR603", f"ZenML reads only below {root}: use the original local stores folder."
-    if not uri.exists() or not any(uri.iterdir() if uri.is_dir() else [uri]):
-        return "AR607", "Restore the files; ZenML may name df.csv when a parquet file is missing."
-    return "AR604", "Pin the library that wrote it, or run the step again under the new release."
+def _loaded(one: Mapping[str, Any] | None) -> Loaded:
+    return Loaded(**one["loaded"]) if one and one["loaded"] else Loaded(error=one["why"] if one else "")
 
 
-def _named(source: Mapping[str, Any]) -> str:
-    return f"{source['module']}.{source['attribute']}".removeprefix("builtins.")
+def _why(new: Mapping[str, Any], old: Mapping[str, Any] | None) -> str:
+    """Why an artifact version was not checked, alike for all that share the reason."""
+    said = {
+        "looked": "only their files were looked at",
+        "too large": "larger than max_bytes",
+        "deferred": "max_total_bytes was used up",
+        "loaded": "neither environment can import what they need",
+    }
+    return next(
+        (said.get(one["state"], one["why"]) for one in (new, old or new) if one["state"] != "loaded"), said["loaded"]
+    )
+
+
+def _minor(environment: Environment) -> str:
+    return ".".join(environment.python_version.split(".")[:2])
+
+
+def _half_of_this_machine() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def _silent(_: str) -> None:
+    """A note that nobody needs: the control environment is an answer, not a step."""

@@ -1,4 +1,4 @@
-"""Where shards run: in processes of this machine, or on a Dask cluster; what each gave is kept for a check that was killed."""
+"""Where shards run: in processes of this machine, or on a Dask cluster; what each gave is kept until all is done."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def cluster(scheduler: str, version: str, code: Path | None) -> Iterator[tuple[L
         ) from None
     try:
         with (
-            distributed.Client(scheduler, timeout=30, set_as_default=False) as client,
+            distributed.Client(scheduler, timeout=10, set_as_default=False) as client,
             tempfile.TemporaryDirectory() as at,
         ):
             threads = sum(client.nthreads().values())
