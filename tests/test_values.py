@@ -154,8 +154,25 @@ def test_every_python_describes_its_own_types_alike() -> None:
     }
 
 
+def test_a_class_of_the_users_script_is_not_taken_for_a_librarys(old: Path, tmp_path: Path) -> None:
+    script = tmp_path / "site-packages" / "probe.py"
+    script.parent.mkdir()
+    script.write_text(
+        START
+        + """
+class Hooked:
+    a = 1
+    def __getstate__(self):
+        raise SystemExit("called")
+    __reduce__ = __reduce_ex__ = __repr__ = __getstate__
+print(describe(Hooked())["basis"])
+"""
+    )
+    assert subprocess.run([old, script], capture_output=True, text=True, check=True).stdout == "content\n"
+
+
 PAIRS = """
-import collections, dataclasses, datetime, enum, threading, uuid
+import collections, dataclasses, datetime, enum, threading, uuid, zoneinfo
 import numpy as np, pandas as pd, scipy.sparse
 
 class Colour(enum.Enum):
@@ -202,6 +219,8 @@ PAIRS = {
         pd.arrays.SparseArray([0, 0, 1], kind="block")),
         (scipy.sparse.csr_matrix(grid), scipy.sparse.csr_matrix(np.asfortranarray(grid))),
         (np.random.RandomState(3), np.random.RandomState(3)), (np.random.default_rng(3), np.random.default_rng(3)),
+        (datetime.datetime(2024, 1, 1, tzinfo=zoneinfo.ZoneInfo("UTC")),
+        datetime.datetime(2024, 1, 1, tzinfo=datetime.timezone.utc)),
         (pd.Timestamp("2024-01-01", tz="UTC"), pd.Timestamp("2024-01-01", tz=datetime.timezone.utc)),
         ([np.dtype("f4"), np.sum, pd.NaT, pd.NA], [np.dtype("f4"), np.sum, pd.NaT, pd.NA]),
     ],
@@ -232,6 +251,8 @@ PAIRS = {
         (scipy.sparse.csr_matrix(grid), scipy.sparse.csc_matrix(grid)), (scipy.sparse.csr_matrix(grid),
         scipy.sparse.csr_matrix(grid * 2)),
         (np.random.RandomState(3), np.random.RandomState(4)),
+        (datetime.datetime(2024, 1, 1, tzinfo=zoneinfo.ZoneInfo("Europe/Berlin")),
+        datetime.datetime(2024, 1, 1, tzinfo=zoneinfo.ZoneInfo("Europe/Paris"))),
     ],
     "near": [
         (0.1 + 0.2, 0.3), (np.array([0.1 + 0.2]), np.array([0.3])), (Plain(1e300 * 3), Plain(3e300)), (0.0, -0.0),

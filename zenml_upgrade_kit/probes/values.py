@@ -56,8 +56,9 @@ def describe(value, near=True):
     found = {"type": name_of(type(value)), "summary": "", "digest": None, "near": None, "parts": {}, "basis": ""}
     walk = Walk(near)
     try:
-        found["summary"] = summary_of(value)
+        found["summary"] = fact_of(value)
         exact, rounded = walk.code(value)
+        found["summary"] = summary_of(value, walk.parts)
     except MemoryError:
         raise
     except Exception:  # a damaged object: it has a type, but no content
@@ -159,6 +160,8 @@ def is_library(kind):
     module = sys.modules.get(root)
     file = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), "")
     installed = {"site-packages", "dist-packages"}.intersection(file.split(os.sep))
+    if root == "__main__":  # the probe itself, and what was pickled from a script
+        return False
     return root in sys.builtin_module_names or bool(installed) or file.startswith(sysconfig.get_paths()["stdlib"])
 
 
@@ -219,13 +222,13 @@ def fact_of(value):
     return "None" if value is None else names[0].replace("builtins.", "")
 
 
-def summary_of(value):
+def summary_of(value, parts):
     """What people need to see of a value, never its content: type, size, column types."""
-    if "pandas.DataFrame" not in names_of(type(value)):
+    columns = [label[7:] + " " + fact for label, (_, fact) in parts.items() if label.startswith("column ")]
+    if not columns or "pandas.DataFrame" not in names_of(type(value)):
         return fact_of(value)
-    columns = ["{} {}".format(_label(name), dtype_name(kind)) for name, kind in zip(value.columns[:12], value.dtypes)]
     more = ", … {} more".format(value.shape[1] - 12) if value.shape[1] > 12 else ""
-    return "{}: {}{}".format(fact_of(value), ", ".join(columns), more)
+    return "{}: {}{}".format(fact_of(value), ", ".join(columns[:12]), more)
 
 
 def _label(name):
@@ -429,6 +432,7 @@ class Walk:
     def moment(self, value):
         """A time with its offset and its region, whatever library the time zone is of."""
         region = getattr(value.tzinfo, "zone", None) or getattr(value.tzinfo, "key", None)
+        region = region if region and "/" in region else None  # UTC goes by many names
         return joined(lasting(type(value)), [self.code(value.isoformat()), self.code(region)])
 
     def text(self, value):
@@ -634,11 +638,13 @@ class Walk:
         if hasattr(keeper, "closed"):  # intervals
             return joined(name, [self.column(keeper.left)[0], self.column(keeper.right)[0]]), name
         gone, kind = keeper.isna(), getattr(dtype, "numpy_dtype", None)
-        fact = name + (" with nan" if isinstance(dtype.na_value, float) else " with NA") * bool(gone.any())
+        lacking = bool(gone.any())
+        fact = name + (" with nan" if isinstance(dtype.na_value, float) else " with NA") * lacking
         if kind is not None and kind.kind in "biuf":
             values = keeper.to_numpy(dtype=kind, na_value=kind.type(0))
             return joined(name, [self.elements(values), self.elements(gone)]), fact
-        items = keeper[~gone].astype(object).tolist()
+        held = keeper.to_numpy(dtype=object)
+        items = held[~gone].tolist() if lacking else held.tolist()
         return joined(name, [self.many("objects", items), self.elements(gone)]), fact
 
     def sparse(self, value):
