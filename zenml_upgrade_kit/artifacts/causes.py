@@ -85,11 +85,7 @@ class _Case:
 
     @property
     def python(self) -> str:
-        """The minor that its code is bound to, as in ``3.10`` or ``3.8 to 3.10``; "" when this one is among them."""
-        written = self.look.get("python") or _minor(self.source)
-        first, _, last = written.partition(" to ")
-        among = _number(first) <= _number(_minor(self.target)) <= _number(last or first)
-        return "" if among or not self.look.get("by_value") else written
+        return bound(self.look, self.source, self.target)
 
     def library(self, module: str) -> tuple[str, str, str] | None:
         """Distribution, version there was and version there is ("": not installed); None where these are the same."""
@@ -138,14 +134,22 @@ def cause(
     return found
 
 
-def proven(cause: Cause, control: Loaded, source: Environment, target: Environment) -> Cause:
-    """The cause after a load by the target with the source's libraries: its pins hold, or others are to blame."""
-    if control.ok:
-        said = f"{cause.remedy.rstrip('.')}; with the source's libraries ZenML {target.version} loads it."
-        return cause if cause.id == "AR606" else replace(cause, remedy=said)
+def proven(cause: Cause, helped: bool, source: Environment, target: Environment) -> Cause:
+    """The cause after a load by the target with the source's libraries: its pins help, or others are to blame."""
+    if helped:
+        said = f"with the source's libraries ZenML {target.version} loads it as before"
+        return replace(cause, remedy=f"{cause.remedy.rstrip('.')}; {said}.")
     if _minor(source) != _minor(target):
         return _of_python(cause.id, _minor(source), target)
     return _of_zenml(cause.id, source, target)
+
+
+def bound(look: Mapping[str, Any], source: Environment, target: Environment) -> str:
+    """The Python that code by value is bound to (``3.10``, ``3.8 to 3.10``); "" when it is the target's."""
+    written = look.get("python") or _minor(source)
+    first, _, last = written.partition(" to ")
+    among = _number(first) <= _number(_minor(target)) <= _number(last or first)
+    return "" if among or not look.get("by_value") else written
 
 
 def _files(case: _Case) -> Cause | None:

@@ -221,14 +221,14 @@ class _Check:
         """Compare both sides of one artifact version and count it."""
         look, source, target = new["look"] or {}, self.source.environment, self.target.environment
         if look:
-            tally.look(look, _minor(target))
+            tally.look(look, causes.bound(look, source, target))
         before, after = _loaded(old), _loaded(new)
         if new["state"] == "loaded" and old and old["state"] == "loaded":
             outcome, difference = comparison.compare(before, after)
         else:
             outcome, difference = "lost" if new["state"] == "lost" else "not_checked", ""
         cause = None
-        if outcome not in ("identical", "loads") or look.get("by_value") or look.get("problem"):
+        if outcome != "identical" or look.get("by_value") or look.get("problem"):
             cause = causes.cause(row, look, before, after, outcome, difference, source, target)
         if outcome == "not_checked":
             tally.because(_why(new, old))
@@ -243,9 +243,9 @@ class _Check:
         folder, python = str(self.step.work / "control"), str(control.python)
         found = load([group.row for group in groups], replace(self.target.settings, folder=folder, python=python))
         for group in groups:
-            loaded = found[group.row["id"]]
-            proven = causes.proven(group.cause, loaded, self.source.environment, self.target.environment)
-            group.proven, group.cause = loaded.ok, proven
+            again, _ = comparison.compare(Loaded(**group.old), found[group.row["id"]])
+            group.proven = again in ("identical", "loads")
+            group.cause = causes.proven(group.cause, group.proven, self.source.environment, self.target.environment)
 
     def _control(self) -> Environment | None:
         """The target release with the source's libraries; None where they are the same, or do not fit together."""
@@ -333,10 +333,6 @@ def _why(new: Mapping[str, Any], old: Mapping[str, Any] | None) -> str:
     return next(
         (said.get(one["state"], one["why"]) for one in (new, old or new) if one["state"] != "loaded"), said["loaded"]
     )
-
-
-def _minor(environment: Environment) -> str:
-    return ".".join(environment.python_version.split(".")[:2])
 
 
 def _half_of_this_machine() -> int:

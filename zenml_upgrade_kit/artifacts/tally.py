@@ -32,11 +32,16 @@ class Group:
     cause: Cause
     example: dict[str, Any]
     row: Row
-    broke_before: bool
+    old: Row
     count: int = 0
     ids: list[str] = field(default_factory=list)
     proven: bool | None = None
     steps: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def broke_before(self) -> bool:
+        """Whether the old release does not load them here either."""
+        return not self.old.get("ok")
 
     def facts(self) -> dict[str, Any]:
         """As in the facts of the step."""
@@ -94,7 +99,7 @@ class Tally:
         told |= {"seconds": seconds, "bytes": read["bytes"]}
         told = self._mask(told)
         self._file.write(json.dumps(told) + "\n")
-        self.bytes += read["bytes"]
+        self.bytes += read["bytes"] if read["state"] in ("loaded", "looked") else 0
         self.fetch_seconds += read["fetch_seconds"]
         self.modules |= {*(old.get("modules") or ()), *(new.get("modules") or ())}
         if outcome not in QUIET and len(rows := self.rows.setdefault(outcome, [])) < MOST_ROWS:
@@ -107,11 +112,11 @@ class Tally:
         if cause:
             self._group(row, told, cause, outcome, old, new)
 
-    def look(self, look: Row, target_python: str) -> None:
-        """What the static look at one artifact version found."""
+    def look(self, look: Row, bound: str) -> None:
+        """What the static look at one artifact version found; bound: to another Python than the target's, or ""."""
         self.missing.update(look["missing"])
-        if look["by_value"] and look["python"] != target_python:
-            self.by_value.setdefault(look["python"] or "unknown", Counter())[look["by_value"][0]] += 1
+        if bound:
+            self.by_value.setdefault(bound, Counter())[look["by_value"][0]] += 1
 
     def facts(self) -> dict[str, Any]:
         """As JSON, for the step's result."""
@@ -155,9 +160,7 @@ class Tally:
                 "error": self._mask(new.get("error") or ""),
                 "where": new.get("where", ""),
             }
-            self.groups[key] = Group(
-                outcome=outcome, cause=cause, example=example, row=row, broke_before=not old.get("ok")
-            )
+            self.groups[key] = Group(outcome=outcome, cause=cause, example=example, row=row, old=old)
         group = self.groups[key]
         group.count += 1
         if len(group.ids) < MOST_OF_A_CAUSE:

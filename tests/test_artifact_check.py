@@ -1,0 +1,248 @@
+"""The check of all artifact versions of a run: what is found, what is said of it, and what stays as it was."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import os
+import pickle
+import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zenml_upgrade_kit import backup, inventory, plan, preflight, rehearsal
+from zenml_upgrade_kit.artifacts import check, shards, workers
+from zenml_upgrade_kit.environments import Environment
+from zenml_upgrade_kit.findings import StepResult
+from zenml_upgrade_kit.runs import Run
+from zenml_upgrade_kit.stores import sqlite
+
+Deploy = Callable[[str, Path], Path]
+Environments = Callable[[str], Environment]
+
+
+class Calls:
+    """Pickles to a call of a function: what unpickling does is up to the pickle."""
+
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self.call = (function, arguments)
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return self.call
+
+
+@dataclass(frozen=True)
+class Site:
+    """A deployment that 0.60.0 filled, and a run of its upgrade up to the rehearsed migration."""
+
+    config: Path
+    run: Run
+
+    @property
+    def database(self) -> Path:
+        return self.config / "local_stores" / "default_zen_store" / "zenml.db"
+
+    def rows(self) -> dict[str, dict[str, Any]]:
+        """The newest artifact version of each name."""
+        with closing(sqlite.connect(self.database)) as connection:
+            return {row["name"]: row for row in inventory.artifacts(connection, self.config / "local_stores")}
+
+    def content(self) -> dict[str, str]:
+        files = [path for path in self.config.parent.rglob("*") if path.is_file() and "runs" not in path.parts]
+        return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+    def reload(self, **choices: Any) -> StepResult:
+        step = self.run.begin("40_artifacts")
+        result = check.reload(step, **choices)
+        self.run.save(result)
+        self.run.release("40_artifacts")
+        return result
+
+
+@pytest.fixture(scope="module")
+def site(
+    deploy: Deploy, environment: Environments, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[Callable[[dict[str, Any], Path], None]], Site]:
+    """``site(change)``: change gets the newest row of each name and the database before the run begins."""
+
+    def make(change: Callable[[dict[str, Any], Path], None]) -> Site:
+        folder = tmp_path_factory.mktemp("check")
+        config = deploy("0.60.0", folder / "own")
+        made = Site(config, run=None)  # type: ignore[arg-type]
+        change(made.rows(), made.database)
+        values = plan.make(
+            {
+                "store": str(config),
+                "code": str(config.parent / "code"),
+                "to": "0.98.0",
+                "out": str(folder / "runs"),
+                "artifacts": {"timeout": 20, "memory": "1GB"},
+            }
+        )
+        run = preflight.start(values)
+        run.save(preflight.begin_facts(run.begin("00_start")))
+        found = {"source": environment("0.60.0").to_json(), "target": environment("0.98.0").to_json()}
+        run.save(run.begin("10_preflight").result((), {"environments": found}))
+        run.save(backup.back_up(run.begin("20_backup")))
+        run.save(rehearsal.rehearse(run.begin("30_rehearsal")))
+        return Site(config, run)
+
+    return make
+
+
+def nothing(_rows: dict[str, Any], _database: Path) -> None:
+    """The deployment as it is."""
+
+
+@pytest.fixture(scope="module")
+def sound(site: Callable[..., Site]) -> Site:
+    return site(nothing)
+
+
+def hostile(rows: dict[str, Any], database: Path) -> None:
+    """What can be wrong with an artifact, one of each."""
+
+    def overwrite(name: str, value: Any) -> None:
+        (Path(rows[name]["uri"]) / "artifact.pkl").write_bytes(pickle.dumps(value))
+
+    overwrite("model", Calls(ctypes.string_at, 0))
+    overwrite("rule", Calls(os._exit, 3))
+    overwrite("segment", Calls(shutil.rmtree, rows["segment"]["uri"]))
+    (Path(rows["settings"]["uri"]) / "data.json").write_text('{"limit": 3, "na')
+    shutil.rmtree(rows["region"]["uri"])
+    [frame] = Path(rows["labels"]["uri"]).glob("*.parquet.gzip")
+    frame.write_bytes(b"")
+    elsewhere = database.parent.parent.parent / 'else"where 🦊'
+    shutil.move(rows["months"]["uri"], elsewhere)
+    with closing(sqlite3.connect(database)) as connection, connection:
+        key = rows["months"]["id"].replace("-", "")
+        connection.execute("UPDATE artifact_version SET uri = ? WHERE id = ?", (str(elsewhere), key))
+        key = rows["complete"]["id"].replace("-", "")
+        connection.execute("UPDATE artifact_version SET artifact_store_id = NULL WHERE id = ?", (key,))
+        connection.execute("UPDATE artifact SET name = ? WHERE name = 'customers'", ('it\'s "quoted" 🦊',))
+
+
+@pytest.fixture(scope="module")
+def troubled(site: Callable[..., Site]) -> tuple[Site, StepResult, dict[str, dict[str, Any]], bool]:
+    """A site with hostile artifacts, what its check found, the artifact versions by name, and whether all files stayed."""
+    made = site(hostile)
+    before = made.content()
+    result = made.reload()
+    lines = (made.run.folder / check.FILE).read_text().splitlines()
+    rows = {row["name"]: row for row in map(json.loads, lines)}
+    return made, result, rows, made.content() == before
+
+
+def test_a_sound_store_loads_as_it_was(sound: Site) -> None:
+    before = sound.content()
+    result = sound.reload()
+    assert (result.status.value, result.findings) == ("pass", ())
+    facts = result.facts
+    assert (
+        facts["counts"]["identical"] == facts["total"] == len((sound.run.folder / check.FILE).read_text().splitlines())
+    )
+    assert facts["total"] > 15
+    assert facts["artifacts"] == facts["causes"] == []
+    assert facts["user_modules"] == ["churn", "churn.customers"]
+    assert sound.content() == before
+
+
+def test_every_hostile_artifact_costs_itself_alone(
+    troubled: tuple[Site, StepResult, dict[str, dict[str, Any]], bool],
+) -> None:
+    _, result, rows, kept = troubled
+    loud = {name: row["outcome"] for name, row in rows.items() if row["outcome"] not in ("identical", "loads")}
+    assert loud == {
+        "model": "fails",
+        "rule": "fails",
+        "segment": "fails",
+        "settings": "fails",
+        "region": "lost",
+        "labels": "fails",
+    }
+    assert rows['it\'s "quoted" 🦊']["outcome"] == "identical"
+    assert "SIGSEGV" in rows["model"]["new"]
+    assert "exit code 3" in rows["rule"]["new"]
+    assert kept, "the pickle that removes its own directory removed nothing"
+    assert result.status.value == "warn", "all of it was broken before the upgrade"
+
+
+def test_what_was_found_is_said_by_its_cause(
+    troubled: tuple[Site, StepResult, dict[str, dict[str, Any]], bool],
+) -> None:
+    _, result, rows, _ = troubled
+    assert {rows[name]["cause"] for name in ("region",)} == {"AR607"}
+    assert {rows[name]["cause"] for name in ("settings", "labels")} == {"AR608"}
+    findings = {finding.id: finding for finding in result.findings}
+    assert {"AR603", "AR604", "AR607", "AR608"} <= findings.keys()
+    assert "outside" in findings["AR603"].message
+    assert any("no longer registered" in line for line in result.not_checked)
+    causes = {cause["example"]["name"]: cause for cause in result.facts["causes"]}
+    assert all(cause["broke_before"] for cause in causes.values())
+    [step] = causes["region"]["steps"]
+    assert (step["name"], step["file"], step["line"] > 0) == ("numbers", "churn/pipelines.py", True)
+
+
+def test_a_check_that_was_killed_does_only_what_is_left(
+    sound: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def cut(*arguments: Any, **options: Any) -> Any:
+        for number, one in enumerate(whole(*arguments, **options)):
+            if number == 2:
+                raise KeyboardInterrupt
+            yield one
+
+    whole = workers.results
+    monkeypatch.setattr(workers, "results", cut)
+    with pytest.raises(KeyboardInterrupt):
+        sound.reload()
+    shards.close()
+    done = sum(len(json.loads(path.read_text())) for path in (sound.run.work / "40_artifacts.kept").iterdir())
+    assert done > 0
+    ran: list[int] = []
+    load = shards.run
+
+    def counted(shard: Any, allowance: int = 0) -> Any:
+        ran.append(len(shard.artifacts))
+        return load(shard, allowance)
+
+    monkeypatch.undo()
+    monkeypatch.setattr(shards, "run", counted)
+    sound.run.release("40_artifacts")
+    result = sound.reload()
+    assert sum(ran) + done == 2 * result.facts["total"]
+    assert result.facts["counts"]["identical"] == result.facts["total"]
+    assert not (sound.run.work / "40_artifacts.kept").exists()
+
+
+def test_a_sample_says_what_it_leaves_out_and_progress_is_told(sound: Site) -> None:
+    told: list[tuple[int, int]] = []
+    result = sound.reload(sample=1, progress=lambda done, total, **_: told.append((done, total)))
+    counts = result.facts["counts"]
+    assert 0 < counts["identical"] < result.facts["total"]
+    assert counts["identical"] + counts["not_checked"] == result.facts["total"]
+    assert any("1 newest of its type" in line for line in result.not_checked)
+    assert result.status.value == "not_checked"
+    assert told[0][0] == 0
+    assert told[-1] == (result.facts["total"], result.facts["total"])
+
+
+def test_a_static_look_executes_nothing(sound: Site) -> None:
+    result = sound.reload(static_only=True)
+    assert result.facts["counts"]["not_checked"] == result.facts["total"]
+    assert result.facts["user_modules"] == []
+    assert any("only their files were looked at" in line for line in result.not_checked)
+
+
+def test_limits_on_bytes_are_kept_and_told(sound: Site) -> None:
+    result = sound.reload(max_bytes=1000, max_total_bytes=3000)
+    assert any("larger than max_bytes" in line for line in result.not_checked)
+    assert any("max_total_bytes was used up" in line for line in result.not_checked)
+    assert result.facts["bytes"] <= 3000
