@@ -356,8 +356,11 @@ def test_a_load_writes_nothing_into_a_real_artifact_store(
 
 def test_a_class_that_cannot_be_imported_is_told_apart(load: Load, stored: Callable[..., Row]) -> None:
     gone = {"module": "gone.for_good", "attribute": "Gone"}
-    found = load([stored("one", FINE) | {"materializer": gone}, stored("two", FINE) | {"data_type": gone}])
-    assert [one["loaded"]["missing"] for one in found.values()] == ["materializer", "data type"]
+    asked = [stored("one", FINE) | {"materializer": gone}, stored("two", FINE) | {"data_type": gone}]
+    asked += [stored("three", FINE) | {"data_type": {}}, stored("four", FINE) | {"materializer": {"module": "a\0b"}}]
+    found = load(asked)
+    roles = ["materializer", "data type", "data type", "materializer"]
+    assert [one["loaded"]["missing"] for one in found.values()] == roles
     assert "gone.for_good" in found["one"]["loaded"]["error"]
 
 

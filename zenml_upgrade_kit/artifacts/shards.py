@@ -113,8 +113,9 @@ def run(shard: Shard, allowance: int = 0) -> list[Json]:
     """
     empty = {"state": "", "why": "", "bytes": 0, "files": 0, "fetch_seconds": 0.0, "look": None, "loaded": None}
     results = {one["id"]: {"id": one["id"], **empty} for one in shard.artifacts}
-    settings, waiting, left, wasted = shard.settings, list[Json](), allowance, 0.0
-    why = ""
+    settings, waiting, left, wasted, why = shard.settings, list[Json](), allowance, 0.0, ""
+    if settings.folder:
+        os.makedirs(settings.folder, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="fetched-", dir=settings.folder or None) as scratch:
         for number, artifact in enumerate(shard.artifacts):
             result, began = results[artifact["id"]], time.monotonic()
@@ -132,7 +133,7 @@ def run(shard: Shard, allowance: int = 0) -> list[Json]:
                     result.update(state="too large", why=f"{size:,} bytes, and {settings.max_bytes:,} are allowed")
                 elif allowance and size > left:
                     result.update(
-                        state="deferred", why=f"{size:,} bytes, and of all that may be read {left:,} are left"
+                        state="deferred", why=f"{size:,} bytes, and {left:,} are left of all that may be read"
                     )
                 else:
                     path = _fetch(store, artifact["uri"], sizes, Path(scratch, str(number))) if shard.url else ""
@@ -173,9 +174,8 @@ def _sizes(path: str) -> dict[str, int]:
 
 def _listed(store: Any, uri: str) -> dict[str, int]:
     """Bytes of each file below a URI, by its name there."""
-    return {
-        name: int(found["size"] or 0) for name, found in store.find(store._strip_protocol(uri), detail=True).items()
-    }
+    files = store.find(store._strip_protocol(uri), detail=True)
+    return {name: int(found["size"] or 0) for name, found in files.items()}
 
 
 def _fetch(store: Any, uri: str, names: Iterable[str], folder: Path) -> str:

@@ -235,12 +235,13 @@ class NotImportable(Exception):
 
 def thing(role, source):
     """The class that a stored source names."""
+    module, attribute = source.get("module"), source.get("attribute")
     try:
-        found = importlib.import_module(source["module"])
-        for part in source["attribute"].split("."):
+        found = importlib.import_module(module)
+        for part in attribute.split("."):
             found = getattr(found, part)
     except Exception as error:
-        raise NotImportable(role, "{}.{}: {}".format(source["module"], source["attribute"], words(error)))
+        raise NotImportable(role, "{}.{}: {}".format(module, attribute, words(error)))
     return found
 
 
@@ -255,8 +256,8 @@ def load(artifact, known):
     known["files"].show(artifact)
     classes = []
     for role in ("materializer", "data type"):
-        source = artifact[role.replace(" ", "_")]
-        key = (role, source["module"], source["attribute"])
+        source = artifact[role.replace(" ", "_")] or {}
+        key = (role, source.get("module"), source.get("attribute"))
         if key not in known:
             try:
                 known[key] = thing(role, source)
@@ -380,16 +381,18 @@ def fork(path, reply_path, settings, values, look, known, tell):
     """The process id of a new child that answers the request; what it will need is imported before."""
     with open(path, encoding="utf-8") as file:
         request = json.load(file)
-    sources = [one[role]["module"] for one in request["questions"] for role in ("materializer", "data_type")]
+    sources = [
+        (one[role] or {}).get("module") for one in request["questions"] for role in ("materializer", "data_type")
+    ]
     for module in dict.fromkeys([*sources, *request["modules"]]):
         if module and module not in sys.modules and module not in settings["avoid"]:
             settings["avoid"].add(module)  # once is enough, however it ends
-            if third_party(module, settings["code"]):
-                tell({"importing": module})
-                try:
+            try:
+                if third_party(module, settings["code"]):
+                    tell({"importing": module})
                     importlib.import_module(module)
-                except BaseException as error:  # the artifact that needs it will say so
-                    print("{} cannot be imported: {}".format(module, words(error)), file=sys.stderr)
+            except BaseException as error:  # the artifact that needs it will say so
+                print("{} cannot be imported: {}".format(module, words(error)), file=sys.stderr)
     tell({"importing": ""})
     gc.freeze()
     reply = os.open(reply_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
