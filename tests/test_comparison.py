@@ -131,6 +131,12 @@ def test_a_prediction_may_differ_though_the_rest_does_not() -> None:
     assert compare(old, Loaded(**GOOD, parts={**MODEL, "result": ["9", "int"]})) == ("identical", "")
 
 
+def test_a_model_of_trees_is_identical_only_when_its_predictions_were_compared() -> None:
+    forest = {**GOOD, "basis": "content, but not all that sklearn.RandomForestClassifier learned"}
+    assert compare(Loaded(**forest), Loaded(**forest)) == ("loads", f"compared: {forest['basis']}")
+    assert compare(Loaded(**forest, parts=MODEL), Loaded(**forest, parts=MODEL)) == ("identical", "")
+
+
 def test_many_differences_are_counted() -> None:
     old, new = ({f"column {n}": [f"{side} {n}", "int64"] for n in range(20)} for side in "ab")
     _, words = compare(Loaded(**GOOD, parts=old), Loaded(**{**GOOD, "digest": "2"}, parts=new))

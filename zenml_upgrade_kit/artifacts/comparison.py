@@ -31,7 +31,8 @@ def compare(old: Loaded, new: Loaded) -> tuple[str, str]:
         return "differs", "; ".join(differences[:LISTED]) + more
     if not (old.digest and new.digest):
         return "loads", "its content could not be compared"
-    if old.basis != new.basis or "type and repr" in new.basis:
+    unseen = "learned" in new.basis and "prediction" not in new.parts
+    if old.basis != new.basis or "type and repr" in new.basis or unseen:
         return "loads", "compared: " + (new.basis if new.basis == old.basis else f"{old.basis}; now {new.basis}")
     return "identical", ""
 

@@ -63,7 +63,9 @@ def describe(value, near=True):
         raise
     except Exception:  # a damaged object: it has a type, but no content
         return found
-    basis = "type and repr" if walk.opaque else ", but ".join(["content", *sorted(walk.limits)])
+    basis = (
+        "type and repr" if walk.opaque else "content" + ", but " * bool(walk.limits) + " and ".join(sorted(walk.limits))
+    )
     return dict(found, digest=short(exact, 32), near=short(rounded, 32), parts=walk.parts, basis=basis)
 
 
@@ -521,11 +523,16 @@ class Walk:
         """A scikit-learn estimator: parameters and public results; the rest of its state is the library's own."""
         own, parts = attributes(value), []
         for name in sorted(own):
-            names, fitted = names_of(type(own[name])), name.endswith("_")
-            plain = type(own[name]) in PLAIN or "sklearn.BaseEstimator" in names
-            plain = plain or ("numpy.ndarray" in names and not own[name].dtype.hasobject)
+            fitted = name.endswith("_")
+            plain = type(own[name]) in PLAIN or {"sklearn.BaseEstimator", "numpy.generic"} & {
+                *names_of(type(own[name]))
+            }
+            if "numpy.ndarray" in names_of(type(own[name])):
+                plain = not own[name].dtype.hasobject or set(map(type, own[name].ravel().tolist())) <= {str}
             if not name.startswith("_") and (plain or not fitted):
                 parts.append(self.part(("fitted " if fitted else "parameter ") + name, own[name]))
+            elif fitted:  # trees, for example: a prediction tells more about them
+                self.limits.add("not all that {} learned".format(lasting(type(value))))
         return self.named(lasting(type(value)), parts)
 
     def array(self, value):
