@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from zenml_upgrade_kit import inventory, releases
+from zenml_upgrade_kit.artifacts import locations, selection
 from zenml_upgrade_kit.environments import Environment
 from zenml_upgrade_kit.stores import Store, locate, sqlite
 
+EVERY_SETTING = selection.Sample(per_type=1, stages=("production",), used_days=30)
 Deployment = Callable[..., Path]
 
 
@@ -96,6 +98,10 @@ def test_the_inventory_is_the_same_at_every_revision(
         copy = Store(file=path, config_yaml=None, local_stores=store.local_stores)
         held = inventory.take(copy)
         artifacts, runs = rows_of(copy)
+        with closing(sqlite.connect(path)) as connection:
+            pages = selection.pages(connection, store.local_stores, EVERY_SETTING, page=4)
+            assert {row["id"] for page in pages for row in page} == {row["id"] for row in artifacts}
+            assert {row["store_id"] for row in artifacts} <= locations.locations(connection, store.local_stores).keys()
         told = {**{key: held[key] for key in keys}, "runs": runs}
         told["artifacts"] = [{key: value for key, value in row.items() if key != "version"} for row in artifacts]
         assert held["stamps"] == [path.stem]

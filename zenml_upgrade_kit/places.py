@@ -28,7 +28,7 @@ _CAUSES = (
     (r"credential|access ?key|account_name|authenticat|signature", "credentials it accepts"),
     (
         r"NoSuchBucket|bucket does not exist|ContainerNotFound|/upload/storage/",
-        "a bucket that exists: it is not made for you",
+        "a bucket that exists; the kit makes none",
     ),
     (r"denied|forbidden|permission|\b40[13]\b", "permission to {} there"),
     (r"no space|quota|file too large", "room for the backup"),

@@ -24,9 +24,8 @@ from zenml_upgrade_kit.stores import Reader
 GONE = "its artifact store is no longer registered"
 CONNECT, READ = 10, 60
 """Seconds to wait for a connection, and for an answer."""
-METHODS = frozenset(
-    "secret-key sts-token session-token federation-token service-account user-account oauth2-token service-principal".split()
-)
+METHODS = {"secret-key", "sts-token", "session-token", "federation-token", "service-principal"}
+METHODS |= {"service-account", "user-account", "oauth2-token"}
 """Authentication methods of service connectors whose credentials are in the database and work as they are."""
 _S3 = {
     "key": ("aws_access_key_id", "access_key_id", "key"),
@@ -188,7 +187,7 @@ def _object(value: Any) -> dict[str, Any]:
 
 
 def _secrets(options: Mapping[str, Any]) -> Iterator[str]:
-    yield from redact.secrets_in(options)
+    yield from (value for value in redact.secrets_in(options) if not value.startswith("http"))  # no token_uri
     for name in ("key", "account_key", "connection_string", "sas_token"):
         if value := options.get(name):
             yield value
