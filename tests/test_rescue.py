@@ -112,10 +112,10 @@ def rescued(
     listed.write_text("numpy==1.26.4\npandas==2.2.1\npyarrow==15.0.1\nscikit-learn==1.4.1.post1\nskops\n")
     pair = [request.param, "0.98.0"]
     if request.param == "0.70.0":
-        found = [environments.ensure(version, requirements=listed, companions=pair) for version in pair]
+        source, target = (environments.ensure(version, requirements=listed, companions=pair) for version in pair)
     else:
-        found = [environment(version) for version in pair]
-    own = Site(deploy(request.param, folder / "own"), *found, EVERY_KIND)
+        source, target = map(environment, pair)
+    own = Site(deploy(request.param, folder / "own"), source, target, EVERY_KIND)
     before = own.content()
     return own, before, own.rescue("--as-version", "--yes")
 

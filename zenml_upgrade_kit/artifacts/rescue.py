@@ -55,7 +55,7 @@ class Rescue:
     @property
     def label(self) -> str:
         """As people know it."""
-        return f"{self.name} {self.version} ({self.id})".lstrip()
+        return " ".join([*filter(None, (self.name, self.version)), f"({self.id})"])
 
 
 def rescue(
@@ -105,7 +105,8 @@ def apply(run: Run, ids: Sequence[str] = (), *, yes: bool = False) -> list[Rescu
     """
     source, _ = environments.of_run(run)
     store, recorded = locate(run.plan.store), _recorded(run)
-    chosen = [recorded.get(key, Rescue(id=key)) for key in ids or recorded]
+    worked = [key for key, one in recorded.items() if one.copy.get("outcome") in WELL]
+    chosen = [recorded.get(key, Rescue(id=key)) for key in ids or worked]
     with closing(sqlite.connect(store.path)) as connection:
         stamp = inventory.stamp(connection)
         there = {row["uri"].rpartition("/")[2]: row for row in inventory.artifacts(connection, store.local_stores)}
@@ -114,8 +115,7 @@ def apply(run: Run, ids: Sequence[str] = (), *, yes: bool = False) -> list[Rescu
             "nothing was saved in production",
             expected="what this run saved on the copy before, and a store as it was backed up",
             found="; ".join(problems[:5]),
-            remedy=f"zenml-upgrade rescue {run.folder} --as-version --yes, before the upgrade; then --apply for those"
-            " that went well",
+            remedy=f"zenml-upgrade rescue {run.folder} --as-version --yes before the upgrade, then again with --apply",
         )
     chosen = [replace(one, production=_named(there.get(f"rescued-{one.id}", {}))) for one in chosen]
     left = [one for one in chosen if not one.production]
@@ -144,8 +144,10 @@ def _not_yet(chosen: Sequence[Rescue]) -> Iterator[str]:
     for one in chosen:
         if one.copy.get("outcome") not in WELL:
             yield f"{one.label} was not saved on the copy, or did not load there"
-        elif sqlite.digest(Path(one.sidecar["folder"], one.sidecar["file"])) != one.sidecar["sha256"]:
-            yield f"the file of {one.label} has changed"
+            continue
+        file = Path(one.sidecar["folder"], one.sidecar["file"])
+        if not file.is_file() or sqlite.digest(file) != one.sidecar["sha256"]:
+            yield f"the file of {one.label} has changed: {file}"
     if not chosen:
         yield "nothing was saved on the copy"
 

@@ -24,15 +24,7 @@ import tempfile
 import types
 import uuid
 
-FILES = {
-    "Parquet": "data.parquet",
-    "npy": "data.npy",
-    "skops": "model.skops",
-    "ONNX": "model.onnx",
-    "JSON": "data.json",
-    "text": "data.txt",
-    "bytes": "data.bin",
-}
+ENDINGS = {"Parquet": "parquet", "npy": "npy", "skops": "skops", "ONNX": "onnx", "JSON": "json", "text": "txt"}
 CASTS = {"tuple": tuple, "set": set, "frozenset": frozenset}
 
 
@@ -59,16 +51,11 @@ def need(name, what, otherwise=""):
         raise Impossible(wanted.format(what, name, otherwise))
 
 
-def is_a(value, module, name):
-    """Whether a value is of a class that somebody has imported; a library is not imported to find out."""
-    found = getattr(sys.modules.get(module), name, None)
-    return found is not None and isinstance(value, found)
-
-
 def form(value):
     """The format for a value, what reading it back needs to know, what is compared, and what writes it to a file."""
     kind = type(value)
-    if kind.__module__.split(".")[0] == "pandas" and kind.__name__ in ("DataFrame", "Series"):
+    known = [(cls.__module__.split(".")[0], cls.__name__) for cls in kind.__mro__]
+    if known[0] in (("pandas", "DataFrame"), ("pandas", "Series")):
         need("pyarrow", "Parquet")
         if kind.__name__ == "DataFrame":
             return "Parquet", {}, value, lambda file: value.to_parquet(file, engine="pyarrow")
@@ -76,15 +63,15 @@ def form(value):
             raise Impossible("no version-agnostic format: the name of the Series is no text")
         frame = value.to_frame("series" if value.name is None else value.name)
         return "Parquet", {"series": value.name}, value, lambda file: frame.to_parquet(file, engine="pyarrow")
-    if kind.__module__ == "numpy" and kind.__name__ == "ndarray":
+    if known[0] == ("numpy", "ndarray"):
         import numpy
 
         if value.dtype.hasobject:
             raise Impossible("no version-agnostic format: an array of Python objects can only be pickled")
         return "npy", {}, value, lambda file: numpy.save(file, value, allow_pickle=False)
-    if is_a(value, "sklearn.base", "BaseEstimator"):
+    if ("sklearn", "BaseEstimator") in known:
         return of_model(value)
-    if is_a(value, "pydantic", "BaseModel") or is_a(value, "pydantic.v1", "BaseModel"):
+    if ("pydantic", "BaseModel") in known:
         new = hasattr(value, "model_dump_json")
         text = value.model_dump_json(by_alias=True) if new else value.json(by_alias=True)
         given = sorted(value.model_fields_set if new else value.__fields_set__)
@@ -92,12 +79,9 @@ def form(value):
     if kind in (str, bytes):
         data = value if kind is bytes else value.encode("utf-8", "surrogatepass")
         return "bytes" if kind is bytes else "text", {}, value, lambda file: file.write(data)
-    content, reading = value, {}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        content = value = dataclasses.asdict(value)
-        reading = {"fields": True}
-    elif kind in CASTS.values():
-        content, reading = list(value), {"cast": kind.__name__}
+    if dataclasses.is_dataclass(kind):
+        value = dataclasses.asdict(value)
+    content, reading = (list(value), {"cast": kind.__name__}) if kind in CASTS.values() else (value, {})
     only_json(content)
     return "JSON", reading, value, lambda file: file.write(json.dumps(content, indent=1).encode("ascii"))
 
@@ -112,12 +96,13 @@ def of_model(model):
         need("skops", "a scikit-learn model", " (or skl2onnx, for ONNX)")
     import numpy
     from skl2onnx import to_onnx
-    from skl2onnx.common.data_types import DoubleTensorType
+    from sklearn.base import is_classifier
 
-    columns = model.n_features_in_
-    made = to_onnx(model, initial_types=[("X", DoubleTensorType([None, columns]))])
-    predicted = numpy.ravel(model.predict(numpy.zeros((1, columns))))
-    return "ONNX", {"columns": columns}, predicted, lambda file: file.write(made.SerializeToString())
+    kind = "float32" if is_classifier(model) else "float64"  # what the operators of ONNX take
+    rows = numpy.zeros((1, model.n_features_in_), kind)
+    made, predicted = to_onnx(model, rows), numpy.ravel(model.predict(rows))
+    reading = {"columns": model.n_features_in_, "dtype": kind}
+    return "ONNX", reading, predicted, lambda file: file.write(made.SerializeToString())
 
 
 def only_json(value):
@@ -157,7 +142,8 @@ def read(artifact):
         import onnxruntime
 
         model = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        return numpy.ravel(model.run(None, {"X": numpy.zeros((1, reading["columns"]))})[0])
+        rows = numpy.zeros((1, reading["columns"]), reading["dtype"])
+        return numpy.ravel(model.run(None, {"X": rows})[0])
     data = pathlib.Path(path).read_bytes()
     if artifact["format"] in ("text", "bytes"):
         return data if artifact["format"] == "bytes" else data.decode("utf-8", "surrogatepass")
@@ -174,20 +160,12 @@ def read(artifact):
 def write(artifact):
     value = loader.load(artifact, {})
     chosen, reading, compared, dump = form(value)
-    done = {"format": chosen, "file": FILES[chosen], "reading": reading, "folder": artifact["to"]}
-    done["data_type"] = source_of(type(value))
+    done = {"format": chosen, "file": "data." + ENDINGS.get(chosen, "bin"), "folder": artifact["to"]}
+    done.update(reading=reading, data_type=source_of(type(value)))
     os.makedirs(done["folder"])
     with open(os.path.join(done["folder"], done["file"]), "wb") as file:
         dump(file)
     return {**done, "described": values.describe(compared), "again": values.describe(read(done))}
-
-
-def read_again(artifact):
-    return {"again": values.describe(read(artifact))}
-
-
-def load(artifact):
-    return {"described": values.describe(loader.load(artifact, {}))}
 
 
 def save(artifact):
@@ -205,13 +183,12 @@ def save(artifact):
             os.environ["ZENML_ACTIVE_{}_ID".format(name.upper())] = str(getattr(old, name).id)
     wanted = "default" if artifact["private"] else old.artifact_store_id
     store = StackComponent.from_model(client.get_stack_component(StackComponentType.ARTIFACT_STORE, wanted))
-    if artifact["private"] and not os.path.realpath(store.path).startswith(os.path.realpath(artifact["private"])):
+    private = artifact["private"] and os.path.join(os.path.realpath(artifact["private"]), "")
+    if not os.path.realpath(store.path).startswith(private):
         raise Impossible("the default artifact store is {}, which is not private".format(store.path))
     Client.active_stack = property(lambda _: types.SimpleNamespace(artifact_store=store))  # all that saving asks of it
-    if artifact["format"] in ("skops", "ONNX"):
-        data = pathlib.Path(artifact["folder"], artifact["file"]).read_bytes()
-    else:
-        data = read(artifact)
+    file = pathlib.Path(artifact["folder"], artifact["file"])
+    data = file.read_bytes() if artifact["format"] in ("skops", "ONNX") else read(artifact)
     materializer = own_materializer(data)
     more = {"has_custom_name": old.artifact.has_custom_name} if hasattr(old.artifact, "has_custom_name") else {}
     uri = os.path.join("custom_artifacts", "rescued-" + artifact["id"])  # refused when a version has it already
@@ -247,6 +224,7 @@ def source_of(cls):
 
 
 def attempt(act, artifact):
+    """What an act finds, or the problem."""
     try:
         return act(artifact)
     except (Impossible, loader.NotImportable) as error:
@@ -282,10 +260,11 @@ def in_child(act, artifact, request, answer):
 
 
 def main(request_path, reply_path):
-    import zenml.client  # noqa: F401 - once, for all children
-
     with open(request_path, encoding="utf-8") as file:
         request = json.load(file)
+    needed = {one["data_type"]["module"].split(".")[0] for one in request["artifacts"]} & {"numpy", "pandas", "sklearn"}
+    for name in ("zenml.client", *needed):  # once, for all children
+        attempt(importlib.import_module, name)
     if request["code"]:
         sys.path.insert(0, request["code"])
         os.chdir(request["code"])
@@ -299,7 +278,12 @@ def main(request_path, reply_path):
         json.dump(found, file)
 
 
-ACTS = {"load": load, "write": write, "read": read_again, "save": save}
+ACTS = {
+    "load": lambda one: {"described": values.describe(loader.load(one, {}))},
+    "write": write,
+    "read": lambda one: {"again": values.describe(read(one))},
+    "save": save,
+}
 loader, values = beside("load_artifacts"), beside("values")
 
 if __name__ == "__main__":
