@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import ctypes
 import hashlib
 import json
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 
 from zenml_upgrade_kit import backup, inventory, plan, preflight, rehearsal
@@ -131,7 +133,7 @@ def hostile(rows: dict[str, Any], database: Path) -> None:
 
 @pytest.fixture(scope="module")
 def troubled(site: Callable[..., Site]) -> tuple[Site, StepResult, dict[str, dict[str, Any]], bool]:
-    """A site with hostile artifacts, what its check found, the artifact versions by name, and whether all files stayed."""
+    """A site with hostile artifacts, what its check found, the rows by name, and whether all files stayed."""
     made = site(hostile)
     before = made.content()
     result = made.reload()
@@ -242,7 +244,48 @@ def test_a_static_look_executes_nothing(sound: Site) -> None:
 
 
 def test_limits_on_bytes_are_kept_and_told(sound: Site) -> None:
-    result = sound.reload(max_bytes=1000, max_total_bytes=3000)
+    result = sound.reload(max_bytes=1000, max_total_bytes=200)
     assert any("larger than max_bytes" in line for line in result.not_checked)
     assert any("max_total_bytes was used up" in line for line in result.not_checked)
-    assert result.facts["bytes"] <= 3000
+    assert result.facts["bytes"] <= 200
+
+
+def test_a_bucket_is_read_with_zenmls_own_credentials_which_appear_nowhere(
+    site: Callable[..., Site], bucket: str, s3_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = ("frame", "features", "report", "customers", "region")
+
+    def move(rows: dict[str, Any], database: Path) -> None:
+        client, stored = boto3.client("s3"), "feedfeedfeedfeedfeedfeedfeedfeed"
+        settings = {"key": "AKIACANARYCANARY", "secret": "c4n4ry-of-the-store"}  # as ZenML keeps them
+        settings |= {"path": bucket, "client_kwargs": {"endpoint_url": s3_server}}  # type: ignore[dict-item]
+        encoded = base64.b64encode(json.dumps(settings).encode()).decode()
+        with closing(sqlite3.connect(database)) as connection, connection:
+            columns = [row[1] for row in connection.execute("PRAGMA table_info(stack_component)")]
+            own = {"id": f"'{stored}'", "name": "'bucket'", "flavor": "'s3'", "configuration": f"'{encoded}'"}
+            listed = ", ".join(own.get(column, f'"{column}"') for column in columns)
+            connection.execute(
+                f"INSERT INTO stack_component SELECT {listed} FROM stack_component WHERE type = 'artifact_store'"
+            )
+            for name in moved:
+                folder, uri = Path(rows[name]["uri"]), f"{bucket}/{name}/it's 🦊"
+                for file in folder.rglob("*") if name != "region" else ():
+                    key = f"{uri}/{file.relative_to(folder)}".removeprefix(f"{bucket}/")
+                    client.put_object(Bucket=bucket.removeprefix("s3://"), Key=key, Body=file.read_bytes())
+                shutil.rmtree(folder)
+                connection.execute(
+                    "UPDATE artifact_version SET uri = ?, artifact_store_id = ? WHERE id = ?",
+                    (uri, stored, rows[name]["id"].replace("-", "")),
+                )
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"):
+            monkeypatch.delenv(name)
+
+    made = site(move)
+    result = made.reload()
+    lines = map(json.loads, (made.run.folder / check.FILE).read_text().splitlines())
+    outcomes = {row["name"]: row["outcome"] for row in lines if row["name"] in moved}
+    assert outcomes == {**dict.fromkeys(moved, "identical"), "region": "lost"}
+    assert result.facts["bandwidth"] > 0
+    files = [path for path in made.run.folder.rglob("*") if path.is_file() and path.suffix not in (".db", ".zst")]
+    assert len(files) > 10
+    assert [path for path in files if b"c4n4ry" in path.read_bytes()] == []
