@@ -28,7 +28,7 @@ NEW_MATERIALIZER = (
     " step, @step(output_materializers=…), and run the pipeline once more: artifacts that exist stay as they are."
 )
 _PROVEN = {
-    True: "✓ yes: with it, the example loads in the target release",
+    True: "✓ yes: with it, the example is as before in the target release",
     False: "✗ no: it was tried, and it does not help",
     None: "? not tried",
 }
@@ -167,7 +167,7 @@ def _cause(group: Mapping[str, Any]) -> Shown:
         shown += sentence(f"Proven? {_PROVEN[group['proven']]}")
     if group.get("broke_before") and group["outcome"] == "fails":
         shown += sentence("The old release cannot load it here either: it was broken before, or needs your own code.")
-    told = {name: _cut(value) for name, value in example.items() if name != "new" or value != example.get("error")}
+    told = {name: _cut(value) for name, value in example.items() if value != example.get("error") or name == "error"}
     names = {"type": "Type", "old": "In the old release", "new": "In the target release"}
     names |= {"error": "Error in the target release", "where": "Raised inside", "difference": "Difference"}
     shown += sentence(f"For example {example['name']}, version {example['version']}:")

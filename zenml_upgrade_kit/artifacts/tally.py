@@ -26,13 +26,16 @@ Row = Mapping[str, Any]
 
 @dataclass(kw_only=True)
 class Group:
-    """The artifact versions with one outcome for one cause; the first of them is the example."""
+    """The artifact versions with one outcome for one cause.
+
+    example: what is told of one of them; row, old: of that one, as the database has it and as the old release loads it.
+    """
 
     outcome: str
     cause: Cause
-    example: dict[str, Any]
-    row: Row
-    old: Row
+    example: dict[str, Any] = field(default_factory=dict)
+    row: Row = field(default_factory=dict)
+    old: Row = field(default_factory=dict)
     count: int = 0
     ids: list[str] = field(default_factory=list)
     proven: bool | None = None
@@ -153,15 +156,13 @@ class Tally:
 
     def _group(self, row: Row, told: Row, cause: Cause, outcome: str, old: Row, new: Row) -> None:
         key = (outcome, cause.id, cause.kind, cause.blame, cause.remedy, bool(old.get("ok")))
-        if key not in self.groups:
-            example = {key: told[key] for key in ("id", "name", "version", "uri", "difference", "old", "new")}
-            example |= {
-                "type": told["data_type"],
-                "error": self._mask(new.get("error") or ""),
-                "where": new.get("where", ""),
-            }
-            self.groups[key] = Group(outcome=outcome, cause=cause, example=example, row=row, old=old)
-        group = self.groups[key]
+        group = self.groups.setdefault(key, Group(outcome=outcome, cause=cause))
+        telling = " became " in told["difference"]  # says how, not only that
+        if not group.count or (telling and " became " not in group.example["difference"]):
+            group.row, group.old = row, old
+            group.example = {key: told[key] for key in ("id", "name", "version", "uri", "difference", "old", "new")}
+            group.example |= {"type": told["data_type"], "where": new.get("where", "")}
+            group.example |= {"error": self._mask(new.get("error") or "")}
         group.count += 1
         if len(group.ids) < MOST_OF_A_CAUSE:
             group.ids.append(row["id"])
