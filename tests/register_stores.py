@@ -3,6 +3,8 @@
 secrets: name to values. connectors: name to connector_type, auth_method, resource_types, configuration and secrets.
 stores: name to flavor, configuration and, perhaps, connector.
 """
+# mypy: ignore-errors
+# it runs with releases whose classes have other names, in Python 3.8
 
 import json
 import sys

@@ -1,5 +1,6 @@
 """Where artifact stores are: as real ZenML was told, with its credentials and no others, which nobody gets to see."""
 
+import base64
 import json
 import os
 import shutil
@@ -31,6 +32,7 @@ from zenml_upgrade_kit.stores import Store, locate, sqlite
 Deployment = Callable[..., Path]
 Environments = Callable[[str], Environment]
 CANARY = "canary-that-nobody-may-see"
+ACCOUNT_KEY = base64.b64encode(CANARY.encode()).decode()
 RELEASES = ["0.43.0", "0.60.0", "0.80.2", "0.98.0"]
 
 
@@ -49,9 +51,9 @@ def serving(status: int, body: str = "", seen: list[str] | None = None) -> Itera
             if not status:
                 closing_time.wait()
                 return
-            answer = body.format(sent=self.headers.get("Authorization", "")).encode()
+            answer = body.encode()
             self.send_response(status)
-            self.send_header("Content-Type", "application/json" if body.startswith("{{") else "application/xml")
+            self.send_header("Content-Type", "application/json" if body.startswith("{") else "application/xml")
             self.send_header("Content-Length", str(len(answer)))
             self.end_headers()
             if self.command != "HEAD":
@@ -87,6 +89,16 @@ def checking_requests(s3_server: str) -> Iterator[None]:
         after(b"inf")
 
 
+@pytest.fixture(autouse=True)
+def one_door(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With credentials gcsfs asks Google for the kind of a bucket over gRPC, which no server of ours speaks."""
+
+    async def unknown(*_: Any) -> BucketType:
+        return BucketType.UNKNOWN
+
+    monkeypatch.setattr(ExtendedGcsFileSystem, "_get_bucket_type", unknown)
+
+
 @pytest.fixture
 def registered(environment: Environments, tmp_path: Path) -> Callable[..., dict[str, Location]]:
     """``registered("0.60.0", secrets, connectors, stores)``: what we find after ZenML has registered that, by name."""
@@ -96,7 +108,6 @@ def registered(environment: Environments, tmp_path: Path) -> Callable[..., dict[
         secrets: Mapping[str, Any] | None = None,
         connectors: Mapping[str, Any] | None = None,
         stores: Mapping[str, Any] | None = None,
-        **variables: str,
     ) -> dict[str, Location]:
         wanted = tmp_path / "wanted.json"
         wanted.write_text(
@@ -108,7 +119,7 @@ def registered(environment: Environments, tmp_path: Path) -> Callable[..., dict[
             environment(version),
             [str(environment(version).python), str(script), str(wanted)],
             folder=tmp_path / "scratch",
-            variables={"ZENML_STORE_TYPE": "sql", "ZENML_STORE_URL": f"sqlite:///{database}", **variables},
+            variables={"ZENML_STORE_TYPE": "sql", "ZENML_STORE_URL": f"sqlite:///{database}"},
             timeout=300,
         )
         assert ended.returncode == 0, ended.last_lines()
@@ -139,11 +150,6 @@ def test_files_are_read_with_the_credentials_that_zenml_was_given(
     az_container: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def unknown(*_: Any) -> BucketType:
-        return BucketType.UNKNOWN
-
-    # with credentials gcsfs asks Google for that through another door, which the emulator does not have
-    monkeypatch.setattr(ExtendedGcsFileSystem, "_get_bucket_type", unknown)
     iam = boto3.client("iam")
     user = f"reader-of-{bucket[5:]}"
     iam.create_user(UserName=user)
@@ -164,7 +170,7 @@ def test_files_are_read_with_the_credentials_that_zenml_was_given(
     )
     logins: list[str] = []
     token = json.dumps({"access_token": CANARY, "expires_in": 3600, "token_type": "Bearer"})
-    with serving(200, token.replace("{", "{{").replace("}", "}}"), logins) as google:
+    with serving(200, token, logins) as google:
         service_account = {
             "type": "service_account",
             "client_email": "reader@project.example",
@@ -289,7 +295,7 @@ def test_a_secret_that_cannot_be_read_leaves_it_to_the_environment(
     version: str, registered: Callable[..., dict[str, Location]], bucket: str, tmp_path: Path
 ) -> None:
     keys = {"aws_access_key_id": CANARY, "aws_secret_access_key": CANARY}
-    stores = registered(
+    registered(
         version,
         {"keys": keys},
         None,
@@ -297,9 +303,11 @@ def test_a_secret_that_cannot_be_read_leaves_it_to_the_environment(
             "secret": {"flavor": "s3", "configuration": {"path": f"{bucket}/root", "authentication_secret": "keys"}},
             "reference": {"flavor": "s3", "configuration": {"path": f"{bucket}/root", "key": "{{keys.nothing}}"}},
         },
-        ZENML_SECRETS_STORE_TYPE="sql",
-        ZENML_SECRETS_STORE_ENCRYPTION_KEY="0123456789abcdef0123456789abcdef",
     )
+    with closing(sqlite3.connect(tmp_path / "zenml.db")) as connection, connection:
+        encrypted = base64.b64encode(os.urandom(100))  # what AES-GCM makes, with its nonce and tag
+        connection.execute('UPDATE secret SET "values" = ?', [encrypted])
+    stores = found(tmp_path / "zenml.db")
     used = "; the environment's credentials are used"
     assert stores["secret"].note == f"its secret keys is encrypted{used}"
     assert "key" not in stores["secret"].options
@@ -329,8 +337,7 @@ def remote(url: str, protocol: str, endpoint: str, monkeypatch: pytest.MonkeyPat
         monkeypatch.setenv("FETCH_RAW_TOKEN_EXPIRY", "false")
         options = locations._options("gs", "gcp", {}, {"token": CANARY})
     else:
-        key = "Y2FuYXJ5LXRoYXQtbm9ib2R5LW1heS1zZWU="
-        account = f"DefaultEndpointsProtocol=http;AccountName=a;AccountKey={key};BlobEndpoint={endpoint}/a"
+        account = f"DefaultEndpointsProtocol=http;AccountName=a;AccountKey={ACCOUNT_KEY};BlobEndpoint={endpoint}/a"
         options = locations._options("az", "azure", {}, {"connection_string": account})
     return Location(root=url, url=url, options=options, secrets=tuple(locations._secrets(options)))
 
@@ -346,14 +353,19 @@ def remote(url: str, protocol: str, endpoint: str, monkeypatch: pytest.MonkeyPat
     ],
 )
 def test_trouble_is_told_in_words_without_secrets(
-    protocol: str, status: int, words: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    protocol: str, status: int, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if status == 500 and protocol == "az":
         pytest.skip("the library tries again for longer than a minute: like a server that does not answer")
     if status == 0:
         monkeypatch.setattr(locations, "CONNECT", 1)
         monkeypatch.setattr(locations, "READ", 4)
-    body = "<Error><Code>Code</Code><Message>no: {sent} " + CANARY + "</Message></Error>"
+    leaked = ACCOUNT_KEY if protocol == "az" else f"AKIA{CANARY} {CANARY}"
+    code = {403: "AccessDenied", 404: "NoSuchBucket"}.get(status, "InternalError")
+    words_of_aws = {403: "Access Denied", 404: "The bucket does not exist"}.get(
+        status, "We encountered an internal error."
+    )
+    body = f"<Error><Code>{code}</Code><Message>{words_of_aws} {leaked}</Message></Error>"
     with serving(status, body) as endpoint:
         location = remote(f"{protocol}://bucket/root", protocol, endpoint, monkeypatch)
         began = time.monotonic()

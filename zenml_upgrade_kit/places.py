@@ -254,7 +254,8 @@ def _shown(url: str) -> str:
 def lacking(error: BaseException, use: str = "list, read, write and delete") -> tuple[str, str]:
     """What a file system that raised this would need, as a phrase, and what it said; use: what it was asked for."""
     said = f"{type(error).__name__}: {error}".splitlines()[0]
-    expected = next((words for pattern, words in _CAUSES if re.search(pattern, said, re.IGNORECASE)), "a usable place")
+    asked = f"{said} {getattr(error, 'status_code', '')}"  # Azure's messages do not always name it
+    expected = next((words for pattern, words in _CAUSES if re.search(pattern, asked, re.IGNORECASE)), "a usable place")
     return expected.format(use), _shown(said)[:300]
 
 
