@@ -119,7 +119,7 @@ def test_the_newest_of_each_type_are_chosen(database: Path) -> None:
     for one in set(map(kind, rows)):
         newest = max((row["created"], row["id"]) for row in rows if kind(row) == one)
         assert newest[1] in found
-    assert reasons == {"it is not among the 1 newest of its type"}
+    assert reasons == {"not among the 1 newest of its type"}
     assert chosen(database, Sample(per_type=1000))[0] == {row["id"] for row in rows}
 
 
@@ -145,7 +145,7 @@ def test_those_of_models_in_a_stage_are_chosen(database: Path) -> None:
             found, reasons = chosen(database, Sample(stages=("production",)))
             assert not found
             assert reasons == {
-                "the store is older than models (ZenML 0.45.0), so it is not linked to one in production"
+                "not linked to a model version in production: the store is older than models (ZenML 0.45.0)"
             }
             return
         for number, (stage, artifact) in enumerate([("production", first), ("Staging", second), (None, third)]):
@@ -154,9 +154,9 @@ def test_those_of_models_in_a_stage_are_chosen(database: Path) -> None:
             links = {"artifact_version_id": artifact.replace("-", ""), "model_version_id": model}
             insert(connection, "model_versions_artifacts", id=model, **links)
     found, reasons = chosen(database, Sample(stages=("production",)))
-    assert (found, reasons) == ({first}, {"it is not linked to a model version in production"})
+    assert (found, reasons) == ({first}, {"not linked to a model version in production"})
     found, reasons = chosen(database, Sample(stages=("production", "staging")))
-    assert (found, reasons) == ({first, second}, {"it is not linked to a model version in production or staging"})
+    assert (found, reasons) == ({first, second}, {"not linked to a model version in production or staging"})
 
 
 def test_those_that_a_step_read_lately_are_chosen(database: Path) -> None:
@@ -170,7 +170,7 @@ def test_those_that_a_step_read_lately_are_chosen(database: Path) -> None:
         inputs = {inventory.dashed(row[0]) for row in every}
     assert inventory.dashed(artifact) in expected
     found, reasons = chosen(database, Sample(used_days=30))
-    assert (found, reasons) == (expected, {"no step of the last 30 days read it"})
+    assert (found, reasons) == (expected, {"not read by a step of the last 30 days"})
     assert chosen(database, Sample(used_days=2))[0] == set()
     assert chosen(database, Sample(used_days=1000))[0] == inputs < {row["id"] for row in rows_of(database)}
 
@@ -187,7 +187,7 @@ def test_several_settings_must_all_choose(database: Path) -> None:
     both, reasons = chosen(database, Sample(per_type=1, used_days=10_000))
     assert both == newest & read
     assert len(both) < min(len(newest), len(read))
-    assert reasons == {"it is not among the 1 newest of its type", "no step of the last 10000 days read it"}
+    assert reasons == {"not among the 1 newest of its type", "not read by a step of the last 10000 days"}
 
 
 def test_shards_have_one_store_and_one_set_of_libraries(database: Path) -> None:

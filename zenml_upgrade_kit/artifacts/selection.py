@@ -89,7 +89,7 @@ def _samples(connection: Reader, sample: Sample) -> Iterator[tuple[Collection[st
     if sample.per_type:
         yield (
             _newest(connection, sample.per_type),
-            f"it is not among the {sample.per_type} newest of its type",
+            f"not among the {sample.per_type} newest of its type",
         )
     if sample.stages:
         stages = " or ".join(sample.stages)
@@ -100,16 +100,16 @@ def _samples(connection: Reader, sample: Sample) -> Iterator[tuple[Collection[st
                 f"SELECT DISTINCT l.{column} FROM model_versions_artifacts AS l"
                 f" JOIN model_version AS m ON m.id = l.model_version_id WHERE LOWER(m.stage) IN ({names})"
             )
-            yield _ids(connection, query), f"it is not linked to a model version in {stages}"
+            yield _ids(connection, query), f"not linked to a model version in {stages}"
         else:
-            yield (), f"the store is older than models (ZenML 0.45.0), so it is not linked to one in {stages}"
+            yield (), f"not linked to a model version in {stages}: the store is older than models (ZenML 0.45.0)"
     if sample.used_days:
         since = (datetime.now(timezone.utc) - timedelta(days=sample.used_days)).strftime("%Y-%m-%d %H:%M:%S")
         query = (
             "SELECT DISTINCT i.artifact_id FROM step_run_input_artifact AS i JOIN step_run AS s ON s.id = i.step_id"
             f" WHERE COALESCE(s.start_time, s.created) >= '{since}'"
         )
-        yield _ids(connection, query), f"no step of the last {sample.used_days} days read it"
+        yield _ids(connection, query), f"not read by a step of the last {sample.used_days} days"
 
 
 def _newest(connection: Reader, most: int) -> set[str]:
