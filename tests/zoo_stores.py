@@ -49,13 +49,9 @@ def source(version: str) -> Environment:
 
 
 @cache
-def target(python: str, like: str = "") -> Environment:
-    """The newest release on a Python with the newest libraries, or with those that a source release had."""
-    if not like:
-        return environments.ensure(NEWEST, prefer=python, requirements=CODE / "newest.txt")
-    packages = source(like).packages
-    libraries = {name: packages[name] for name in ("numpy", "pandas", "pyarrow", "scikit-learn")}
-    return environments.ensure(NEWEST, prefer=python, libraries=libraries)
+def target(python: str) -> Environment:
+    """The newest release on a Python, with the newest libraries."""
+    return environments.ensure(NEWEST, prefer=python, requirements=CODE / "newest.txt")
 
 
 def copy(version: str, own: Path) -> Zoo:

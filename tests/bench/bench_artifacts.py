@@ -7,11 +7,11 @@ Scale 1 is 10,000 small artifacts, 200 files of a megabyte of each kind and 1,00
 
 from __future__ import annotations
 
-import itertools
 import json
 import shutil
 import sqlite3
 import statistics
+import sys
 import tempfile
 import time
 import uuid
@@ -25,7 +25,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, cast
 
+import make_store
 from measure import Way, apart, compare, inside, options
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import conftest
 
 from zenml_upgrade_kit import demo, environments, probing
 from zenml_upgrade_kit.artifacts import check, locations, selection, shards, workers
@@ -36,7 +41,7 @@ from zenml_upgrade_kit.environments import Environment
 from zenml_upgrade_kit.plan import ArtifactChoices
 from zenml_upgrade_kit.stores import sqlite
 
-SOURCE, TARGET = "0.60.0", "0.98.0"
+SOURCE, TARGET = make_store.RELEASE, "0.98.0"
 PROCESSES = 2
 LATENCY = 0.02
 """Seconds that are added to each answer of the stand-in for S3."""
@@ -95,54 +100,77 @@ class Many:
 
 
 def sample(folder: Path) -> Many:
-    """What the source release made of the sample, and the environments of both releases with the same libraries."""
-    made = demo.build(folder, SOURCE)
+    """What the source release made of the sample, and the environments of both releases with the same libraries.
+
+    The database is a copy, the artifacts are those of the tests' own sample.
+    """
+    made = conftest._sample(SOURCE)
     source = environments.ensure(SOURCE, requirements=demo.SAMPLE / "requirements.txt")
     libraries = {name: source.packages[name] for name in ("numpy", "pandas", "pyarrow", "scikit-learn")}
-    prefer = ".".join(source.python_version.split(".")[:2])
-    target = environments.ensure(TARGET, prefer=prefer, libraries=libraries)
-    local_stores = Path(made["store"]) / "local_stores"
-    database = local_stores / "default_zen_store" / "zenml.db"
+    target = environments.ensure(TARGET, prefer=source.python_version.rpartition(".")[0], libraries=libraries)
+    local_stores = made / "deployment" / "local_stores"
     return Many(
         source=source,
         target=target,
-        database=database,
+        database=Path(shutil.copy2(local_stores / "default_zen_store" / "zenml.db", folder / "zenml.db")),
         migrated=folder / "migrated.db",
         local_stores=local_stores,
-        code=Path(made["code"]),
+        code=made / "code",
     )
 
 
-def grow(many: Many, count: int, *, files: bool) -> None:
-    """Copy rows of artifact versions, and their files where wanted, until there are ``count``; then migrate a copy."""
+def small_artifacts(folder: Path, count: int) -> Many:
+    """The sample many times, with runs and steps as a real store has them, each artifact with files of its own."""
+    many = sample(folder)
+    make_store.sqlite_store(many.database, count / (18 * make_store.VERSIONS))
+    stores = folder / "stores"
     with closing(sqlite3.connect(many.database)) as connection, connection:
-        connection.row_factory = sqlite3.Row
-        rows = [dict(row) for row in connection.execute("SELECT * FROM artifact_version ORDER BY created")]
-        query = "SELECT * FROM step_run_output_artifact"
-        outputs = {row["artifact_id"]: dict(row) for row in connection.execute(query)}
+        originals = str(many.local_stores)
+        for number, (key, uri) in enumerate(connection.execute("SELECT id, uri FROM artifact_version").fetchall()):
+            kept = Path(uri) if any(file.is_file() for file in Path(uri).glob("*")) else Path(uri).parent
+            own = Path(f"{stores / kept.relative_to(originals)}-{number}")
+            own.mkdir(parents=True)
+            for file in kept.iterdir():
+                if file.is_file():
+                    shutil.copy2(file, own)
+            connection.execute("UPDATE artifact_version SET uri = ? WHERE id = ?", (str(own), key))
+    many = replace(many, local_stores=stores)
+    migrate(many)
+    return many
 
-        def copies() -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-            for number, row in zip(range(count - len(rows)), itertools.cycle(rows), strict=False):
-                key, uri = uuid.uuid4().hex, f"{row['uri']}-{number}" if files else row["uri"]
-                if files:
-                    shutil.copytree(row["uri"], uri)
-                text = f"copy {number}"
-                yield {**row, "id": key, "uri": uri, "version": text}, {**outputs[row["id"]], "artifact_id": key}
 
-        made = copies()
-        while some := list(itertools.islice(made, 10_000)):
-            for table, values in (
-                ("artifact_version", [one for one, _ in some]),
-                ("step_run_output_artifact", [two for _, two in some]),
-            ):
-                columns = list(values[0])
-                query = f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
-                connection.executemany(query, [list(one.values()) for one in values])
+def rows_alone(folder: Path, count: int) -> Many:
+    """The sample, and rows of so many artifact versions, in the database before and after its migration."""
+    many = sample(folder)
+    migrate(many)
+    for database in (many.database, many.migrated):
+        with closing(sqlite3.connect(database)) as connection, connection:
+            names = [row[1] for row in connection.execute("PRAGMA table_info(artifact_version)")]
+            made = {
+                "id": "substr(id, 1, 24) || printf('%08x', n)",
+                "version": "'copy ' || n",
+                "version_number": "n + 9",
+            }
+            columns, values = ", ".join(names), ", ".join(made.get(name, name) for name in names)
+            connection.execute(
+                f"WITH RECURSIVE s(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM s LIMIT {-(-count // 18)})"
+                f" INSERT INTO artifact_version ({columns}) SELECT {values} FROM artifact_version CROSS JOIN s"
+            )
+    return many
+
+
+def migrate(many: Many) -> None:
+    """Make the migrated database."""
     sqlite.online_backup(many.database, many.migrated)
     variables = {"ZENML_STORE_URL": f"sqlite:///{many.migrated}"}
     folder = many.migrated.parent / "migration"
     reply = probing.run_probe(many.target, "migrate", {}, folder=folder, variables=variables, timeout=3600)
     assert reply["ok"], reply
+
+
+def counted(many: Many) -> int:
+    with closing(sqlite.connect(many.migrated)) as connection:
+        return selection.count(connection)
 
 
 def script(environment: Environment, text: str, *arguments: str, folder: Path, **variables: str) -> str:
@@ -244,8 +272,8 @@ def checked(many: Many, folder: Path) -> Tally:
 
 def small(folder: Path, scale: float, repeat: int) -> None:
     """Many small artifacts of mixed kinds."""
-    count, many = int(10_000 * scale), sample(folder)
-    grow(many, count, files=True)
+    many = small_artifacts(folder, int(10_000 * scale))
+    count = counted(many)
 
     def load_only(folder: Path) -> None:
         assert load(many, folder) == count
@@ -323,8 +351,8 @@ def _in_shards(asked: Sequence[Mapping[str, Any]], settings: Settings) -> float:
 def memory(folder: Path, scale: float, repeat: int) -> None:
     """Peak memory of the process that plans and counts, the loading being a stand-in."""
     del repeat
-    many, count = sample(folder), int(1_000_000 * scale)
-    grow(many, count, files=False)
+    many = rows_alone(folder, int(1_000_000 * scale))
+    count = counted(many)
     own = folder / "check"
     own.mkdir()
 
