@@ -21,6 +21,8 @@ import pytest
 
 from zenml_upgrade_kit import backup, inventory, plan, preflight, rehearsal
 from zenml_upgrade_kit.artifacts import check, shards, workers
+from zenml_upgrade_kit.artifacts.causes import Cause
+from zenml_upgrade_kit.artifacts.tally import Group
 from zenml_upgrade_kit.environments import Environment
 from zenml_upgrade_kit.findings import StepResult
 from zenml_upgrade_kit.runs import Run
@@ -248,6 +250,29 @@ def test_limits_on_bytes_are_kept_and_told(sound: Site) -> None:
     assert any("larger than max_bytes" in line for line in result.not_checked)
     assert any("max_total_bytes was used up" in line for line in result.not_checked)
     assert result.facts["bytes"] <= 200
+
+
+@pytest.mark.parametrize(
+    ("outcome", "identity", "loaded_before", "severity"),
+    [
+        ("fails", "AR604", True, "block"),
+        ("fails", "AR604", False, "warn"),
+        ("differs", "AR606", True, "warn"),
+        ("lost", "AR607", False, "warn"),
+        ("loads", "AR605", True, "block"),
+        ("not_checked", "AR612", False, "info"),
+    ],
+)
+def test_what_blocks_is_what_works_today_and_will_not(
+    outcome: str, identity: str, loaded_before: bool, severity: str
+) -> None:
+    cause = Cause(id=identity, kind="python", blame="Python 3.10 → 3.12", remedy="Run the step again.")
+    example = {"name": "model", "version": "3", "id": "1", "difference": "", "error": ""}
+    group = Group(outcome=outcome, cause=cause, example=example, old={"ok": loaded_before}, count=2)
+    finding = check._finding(group, "0.70.0")
+    assert finding.severity.value == severity
+    assert finding.subject == "model 3 (1), and 1 more artifact version"
+    assert ("does not load with ZenML 0.70.0" in finding.message) is not loaded_before
 
 
 def test_a_bucket_is_read_with_zenmls_own_credentials_which_appear_nowhere(

@@ -19,7 +19,7 @@ import zoo_stores
 from zoo_stores import Zoo
 
 from zenml_upgrade_kit import environments
-from zenml_upgrade_kit.artifacts import causes, check, comparison, shards
+from zenml_upgrade_kit.artifacts import causes, comparison, shards, sides
 from zenml_upgrade_kit.artifacts.shards import Loaded, Settings, Shard
 from zenml_upgrade_kit.environments import Environment
 
@@ -132,7 +132,7 @@ class Checks:
             code=str(code),
             database=str(shutil.copy2(zoo.migrated if migrated else zoo.database, folder / "zenml.db")),
         )
-        asked = tuple(check.question(row, row["uri"]) for row in rows.values())
+        asked = tuple(sides.question(row, row["uri"]) for row in rows.values())
         return dict(zip(rows, shards.run(Shard(artifacts=asked, settings=settings)), strict=True))
 
     def pair(self, version: str, python: str) -> dict[str, Seen]:

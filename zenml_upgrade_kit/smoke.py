@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from zenml_upgrade_kit import environments, inventory, probing, words
-from zenml_upgrade_kit.artifacts import check as artifacts
-from zenml_upgrade_kit.artifacts import selection, shards
+from zenml_upgrade_kit.artifacts import selection, shards, sides
 from zenml_upgrade_kit.artifacts.shards import Loaded, Settings
 from zenml_upgrade_kit.errors import BadPlan, KitError
 from zenml_upgrade_kit.findings import Finding, Severity, StepResult
@@ -74,7 +73,7 @@ class _Stage:
             look=False,
         )
         try:
-            return artifacts.load(local, settings)
+            return sides.load(local, settings)
         finally:
             shards.close()
 

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from zenml_upgrade_kit import drill, environments, releases, words
-from zenml_upgrade_kit.artifacts import causes, comparison, locations, selection, shards, steps, workers
+from zenml_upgrade_kit.artifacts import causes, comparison, locations, selection, sides, steps, workers
 from zenml_upgrade_kit.artifacts.locations import Location
-from zenml_upgrade_kit.artifacts.shards import Loaded, Settings, Shard
-from zenml_upgrade_kit.artifacts.tally import MOST_ROWS, Group, Tally
+from zenml_upgrade_kit.artifacts.shards import Loaded
+from zenml_upgrade_kit.artifacts.sides import Side
+from zenml_upgrade_kit.artifacts.tally import MOST_ROWS, QUIET, Group, Tally
 from zenml_upgrade_kit.artifacts.workers import Job, Lane
 from zenml_upgrade_kit.backup import of_run
 from zenml_upgrade_kit.errors import KitError
@@ -34,42 +32,6 @@ FILE = "artifacts.jsonl"
 
 Row = dict[str, Any]
 Progress = Callable[..., None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Side:
-    """One release: its environment, a copy of its database, and how its shards are loaded."""
-
-    name: str
-    environment: Environment
-    database: Path
-    settings: Settings
-    lane: str
-
-    def job(self, rows: Sequence[Row], places: Mapping[str, str], location: Location, code: str) -> Job:
-        """Rows of one artifact store to be loaded. A store on this machine's disk is read by this machine."""
-        remote = self.lane if location.url else "here"
-        settings = self.settings
-        if remote != "here":
-            settings = replace(settings, python="", folder="", database="", memory=0, code=code)
-        questions = tuple(question(row, places[row["id"]]) for row in rows)
-        shard = Shard(artifacts=questions, settings=settings, url=location.url, options=location.options)
-        packages = json.dumps([self.environment.version, dict(self.environment.packages)])
-        return Job(side=self.name, lane=remote, shard=shard, environment=hashlib.sha256(packages.encode()).hexdigest())
-
-
-def question(row: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """What a probe is asked about an artifact version; path: the folder of its files, "" where they are fetched."""
-    asked = {key: row[key] for key in ("id", "uri", "materializer", "data_type")} | {"root": row["store_root"]}
-    return {**asked, "path": path} if path else asked
-
-
-def load(rows: Iterable[Row], settings: Settings) -> dict[str, Loaded]:
-    """Artifact versions of local stores by id, loaded."""
-    Path(settings.folder).mkdir(parents=True, exist_ok=True)
-    wanted = tuple(question(row, row["uri"]) for row in rows)
-    found = shards.run(Shard(artifacts=wanted, settings=settings)) if wanted else []
-    return {one["id"]: _loaded(one) if one["loaded"] else Loaded(error=one["why"]) for one in found}
 
 
 def reload(step: Step, progress: Progress | None = None, **choices: Any) -> StepResult:
@@ -103,10 +65,9 @@ class _Check:
 
     step: Step
     chosen: ArtifactChoices
-    source: _Side
-    target: _Side
+    source: Side
+    target: Side
     lanes: dict[str, Lane]
-    code: dict[str, str]
     rows: Reader
     migrated: Reader
     local_stores: Path
@@ -123,32 +84,11 @@ class _Check:
             "source": drill.unpack(of_run(step.run), "database", folder / "source.db", step.plan.backup.identity),
             "target": Path(shutil.copy2(rehearsal.facts["copy"], folder / "target.db")),
         }
-        code, sides = step.run.code_copy(), {}
-        lanes, names = {"here": stack.enter_context(workers.here(chosen.workers))}, {}
-        for environment, (side, database), scheduler in zip(
-            environments.of_run(step.run),
-            databases.items(),
-            (chosen.source_scheduler, chosen.scheduler),
-            strict=True,
-        ):
-            if scheduler:
-                cluster = workers.cluster(scheduler, environment.version, code)
-                lanes[side], names[side] = stack.enter_context(cluster)
-            (folder / side).mkdir()
-            settings = Settings(
-                python=str(environment.python),
-                version=environment.version,
-                folder=str(folder / side),
-                code=str(code or ""),
-                database=str(database),
-                timeout=chosen.timeout,
-                memory=int(chosen.memory) or _half_of_this_machine(),
-                max_bytes=int(chosen.max_bytes),
-                look=side == "target",
-                load=not chosen.static_only,
-            )
-            lane = side if scheduler else "here"
-            sides[side] = _Side(name=side, environment=environment, database=database, settings=settings, lane=lane)
+        code, lanes = step.run.code_copy(), {"here": stack.enter_context(workers.here(chosen.workers))}
+        source, target = (
+            Side.begin(name, environment, databases[name], chosen, code, lanes, stack)
+            for name, environment in zip(databases, environments.of_run(step.run), strict=True)
+        )
         rows = stack.enter_context(closing(sqlite.connect(databases["source"])))
         local_stores = Path(step.run.needs("00_start").facts["store"]["local_stores"])
         places = locations.locations(rows, local_stores)
@@ -156,9 +96,9 @@ class _Check:
         return cls(
             step=step,
             chosen=chosen,
-            **sides,
+            source=source,
+            target=target,
             lanes=lanes,
-            code=names,
             rows=rows,
             migrated=stack.enter_context(closing(sqlite.connect(databases["target"]))),
             local_stores=local_stores,
@@ -173,11 +113,11 @@ class _Check:
         most = int(self.chosen.max_total_bytes)
         for job, found in workers.results(self._jobs(tally, waiting), self.lanes, kept, most_bytes=most):
             group = job.shard.artifacts[0]["id"]
-            sides = waiting[group][1]
-            sides[job.side] = {one["id"]: one for one in found}
-            if len(sides) == (1 if self.chosen.static_only else 2):
+            halves = waiting[group][1]
+            halves[job.side] = {one["id"]: one for one in found}
+            if len(halves) == (1 if self.chosen.static_only else 2):
                 for key, row in waiting.pop(group)[0].items():
-                    self._settle(tally, row, sides.get("source", {}).get(key), sides["target"][key])
+                    self._settle(tally, row, halves.get("source", {}).get(key), halves["target"][key])
             progress(done=tally.total, total=total, bytes=tally.bytes)
 
     def _jobs(self, tally: Tally, waiting: dict[str, Any]) -> Iterator[Job]:
@@ -191,18 +131,18 @@ class _Check:
                     tally.leave(row, "not in the migrated store")
             if not held:
                 continue
-            places = {}
+            paths = {}
             for row in held:
                 path, note = locations.place(row, location)
-                places[row["id"]] = "" if location.url else path
+                paths[row["id"]] = "" if location.url else path
                 self.outside_count += bool(note)
                 if note and len(self.moved) < MOST_ROWS:
                     self.moved.append((row["id"], note))
             waiting[held[0]["id"]] = ({row["id"]: row for row in held}, {})
             if not self.chosen.static_only:
-                yield self.source.job(held, places, location, self.code.get("source", ""))
+                yield self.source.job(held, paths, location)
             target = [others[row["id"]] for row in held]
-            yield self.target.job(target, places, location, self.code.get("target", ""))
+            yield self.target.job(target, paths, location)
 
     def _reachable(self, tally: Tally) -> Iterator[Row]:
         sample = selection.Sample(
@@ -222,7 +162,7 @@ class _Check:
         look, source, target = new["look"] or {}, self.source.environment, self.target.environment
         if look:
             tally.look(look, causes.bound(look, source, target))
-        before, after = _loaded(old), _loaded(new)
+        before, after = sides.loaded(old), sides.loaded(new)
         if new["state"] == "loaded" and old and old["state"] == "loaded":
             outcome, difference = comparison.compare(before, after)
         else:
@@ -241,7 +181,7 @@ class _Check:
         if not groups or not (control := self._control()):
             return
         folder, python = str(self.step.work / "control"), str(control.python)
-        found = load([group.row for group in groups], replace(self.target.settings, folder=folder, python=python))
+        found = sides.load([group.row for group in groups], replace(self.target.settings, folder=folder, python=python))
         for group in groups:
             again, _ = comparison.compare(Loaded(**group.old), found[group.row["id"]])
             group.proven = again in ("identical", "loads")
@@ -301,11 +241,15 @@ class _Check:
 
 
 def _finding(group: Group, source: str) -> Finding:
+    """A cause blocks when what loads today does not any more, or will not last: see AR605 in the catalogue."""
     example, cause = group.example, group.cause
-    severity = Severity.WARN
-    if group.outcome == "fails" and not group.broke_before:
+    unsafe = cause.id == "AR605" and group.outcome in QUIET
+    severity = Severity.INFO if cause.id == "AR612" else Severity.WARN
+    if (group.outcome == "fails" or unsafe) and not group.broke_before:
         severity = Severity.BLOCK
     told = example["difference"] if group.outcome == "differs" else example["error"] or cause.blame
+    if unsafe:
+        told = f"It loads, but its code was pickled by value ({cause.blame}), and may end the process that uses it"
     before = f" It does not load with ZenML {source} here either." if group.broke_before else ""
     more = f", and {words.count(group.count - 1, 'more artifact version')}" if group.count > 1 else ""
     return Finding(
@@ -316,10 +260,6 @@ def _finding(group: Group, source: str) -> Finding:
         remedy=cause.remedy,
         data={"count": group.count, "ids": group.ids, "kind": cause.kind, "pins": list(cause.pins)},
     )
-
-
-def _loaded(one: Mapping[str, Any] | None) -> Loaded:
-    return Loaded(**one["loaded"]) if one and one["loaded"] else Loaded(error=one["why"] if one else "")
 
 
 def _why(new: Mapping[str, Any], old: Mapping[str, Any] | None) -> str:
@@ -333,10 +273,6 @@ def _why(new: Mapping[str, Any], old: Mapping[str, Any] | None) -> str:
     return next(
         (said.get(one["state"], one["why"]) for one in (new, old or new) if one["state"] != "loaded"), said["loaded"]
     )
-
-
-def _half_of_this_machine() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 def _silent(_: str) -> None:

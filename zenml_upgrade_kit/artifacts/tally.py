@@ -49,9 +49,12 @@ class Group:
     def facts(self) -> dict[str, Any]:
         """As in the facts of the step."""
         cause = self.cause
-        told = {"id": cause.id, "kind": cause.kind, "blame": cause.blame, "remedy": cause.remedy}
-        told |= {"pins": list(cause.pins), "count": self.count, "proven": self.proven, "example": self.example}
-        return {"outcome": self.outcome, **told, "broke_before": self.broke_before, "steps": self.steps}
+        return {
+            "outcome": self.outcome,
+            "id": cause.id, "kind": cause.kind, "blame": cause.blame, "remedy": cause.remedy,
+            "pins": list(cause.pins), "count": self.count, "proven": self.proven, "example": self.example,
+            "broke_before": self.broke_before, "steps": self.steps,
+        }
 
 
 class Tally:
@@ -123,7 +126,9 @@ class Tally:
 
     def facts(self) -> dict[str, Any]:
         """As JSON, for the step's result."""
-        matrix = [{"type": kind, **{name: found[name] for name in OUTCOMES}} for kind, found in self.matrix.items()]
+        matrix: list[dict[str, Any]] = [
+            {"type": kind, **{name: found[name] for name in OUTCOMES}} for kind, found in self.matrix.items()
+        ]
         matrix.sort(key=lambda row: ([-row[name] for name in LOUD], row["type"]))
         groups = sorted(self.groups.values(), key=lambda one: ((*LOUD, *QUIET).index(one.outcome), -one.count))
         return {

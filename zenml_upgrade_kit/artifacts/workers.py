@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -131,7 +131,7 @@ def _zipped(archive: Path, folder: Path, below: str = "") -> Path:
 
 def results(
     jobs: Iterable[Job], lanes: Mapping[str, Lane], kept: Path, *, most_bytes: int = 0
-) -> Iterator[tuple[Job, Results]]:
+) -> Generator[tuple[Job, Results], None, None]:
     """What each job gave, in the order in which they end; what an earlier attempt left in ``kept`` is not done again.
 
     most_bytes: what may be read in all, 0 for no limit. Each shard may read half of what is left; what did not fit is
