@@ -35,6 +35,7 @@ import conftest
 from zenml_upgrade_kit import demo, environments, probing
 from zenml_upgrade_kit.artifacts import check, locations, selection, shards, workers
 from zenml_upgrade_kit.artifacts.shards import Settings, Shard
+from zenml_upgrade_kit.artifacts.sides import Side
 from zenml_upgrade_kit.artifacts.tally import Tally
 from zenml_upgrade_kit.artifacts.workers import Job, Lane
 from zenml_upgrade_kit.environments import Environment
@@ -203,7 +204,7 @@ def loop(many: Many) -> Way:
     return run
 
 
-def sides(many: Many, folder: Path, **chosen: Any) -> dict[str, check._Side]:
+def sides(many: Many, folder: Path, **chosen: Any) -> dict[str, Side]:
     """Both releases as the step has them; chosen: settings of both."""
     found = {}
     for name, environment, database in (
@@ -220,13 +221,7 @@ def sides(many: Many, folder: Path, **chosen: Any) -> dict[str, check._Side]:
             database=str(shutil.copy2(database, folder / f"{name}.db")),
             look=name == "target",
         )
-        found[name] = check._Side(
-            name=name,
-            environment=environment,
-            database=database,
-            settings=replace(settings, **chosen),
-            lane="here",
-        )
+        found[name] = Side(name=name, environment=environment, settings=replace(settings, **chosen))
     return found
 
 
@@ -237,7 +232,7 @@ def load(many: Many, folder: Path) -> int:
         places = locations.locations(rows, many.local_stores)
         pages = selection.pages(rows, many.local_stores)
         jobs = (
-            target.job(some, {row["id"]: row["uri"] for row in some}, places[some[0]["store_id"]], "")
+            target.job(some, {row["id"]: row["uri"] for row in some}, places[some[0]["store_id"]])
             for some in selection.groups(row for page in pages for row in page)
         )
         found = workers.results(jobs, {"here": lane}, folder / "kept")
@@ -259,7 +254,6 @@ def checked(many: Many, folder: Path) -> Tally:
             source=both["source"],
             target=both["target"],
             lanes={"here": lane},
-            code={},
             rows=rows,
             migrated=migrated,
             local_stores=many.local_stores,
