@@ -89,8 +89,8 @@ class Nursery:
         if database:
             variables["ZENML_STORE_URL"] = f"sqlite:///{_linked(Path(database), private / 'zenml.db')}"
         probes = importlib.resources.files("zenml_upgrade_kit") / "probes"
-        for name in ("load_artifacts.py", "values.py", "look.py"):  # on a Dask worker the kit is a zip
-            (self.folder / name).write_bytes((probes / name).read_bytes())
+        for probe in (path for path in probes.iterdir() if path.is_file()):  # on a Dask worker the kit is a zip
+            (self.folder / probe.name).write_bytes(probe.read_bytes())
         told = {"code": _found(code), "private": str(private), "avoid": self._avoid, "guard": GUARD}
         settings.write_text(json.dumps(told), encoding="utf-8")
         command = [python or sys.executable, "-I", str(self.folder / "load_artifacts.py"), str(settings)]
