@@ -364,6 +364,27 @@ def test_a_class_that_cannot_be_imported_is_told_apart(load: Load, stored: Calla
     assert "gone.for_good" in found["one"]["loaded"]["error"]
 
 
+def test_the_look_alone_names_the_modules_that_a_load_needs_and_that_are_missing(
+    load: Load, stored: Callable[..., Row]
+) -> None:
+    gone = {"module": "gone.for_good", "attribute": "Gone"}
+    asked = [stored("one", FINE) | {"materializer": gone}, stored("two", b"cgone\nGone\n.") | {"data_type": gone}]
+    asked += [stored("three", FINE) | {"data_type": {}}, stored("four", FINE)]
+    found = load(asked, load=False)
+    assert [one["state"] for one in found.values()] == ["looked"] * 4
+    missing = [["gone.for_good"], ["gone", "gone.for_good"], [], []]
+    assert [one["look"]["missing"] for one in found.values()] == missing
+
+
+def test_what_floats_round_to_is_told_where_it_is_wanted(load: Load, stored: Callable[..., Row]) -> None:
+    asked = [stored("one", pickle.dumps(0.1 + 0.2)), stored("other", pickle.dumps(0.3))]
+    for wanted, kinds in ((False, {None}), (True, {str})):
+        loaded = [one["loaded"] for one in load(asked, near=wanted).values()]
+        assert len({one["digest"] for one in loaded}) == 2
+        assert {one["near"] and type(one["near"]) for one in loaded} == kinds
+        assert len({one["near"] for one in loaded}) == 1
+
+
 KILLS = "import os\nfrom zenml.materializers.cloudpickle_materializer import CloudpickleMaterializer\n"
 
 

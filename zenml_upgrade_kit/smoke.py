@@ -71,6 +71,7 @@ class _Stage:
             database=str(self.database),
             timeout=self.artifact_timeout,
             look=False,
+            near=True,
         )
         try:
             return sides.load(local, settings)

@@ -28,7 +28,7 @@ from zenml_upgrade_kit.errors import ProbeFailed
 START_UP = 300.0
 """Seconds that one import may take: the first one of ZenML took 22 s on a loaded machine."""
 GUARD = ""
-"""What keeps loads from writing; see guard() in ``probes/load_artifacts.py``."""
+"""What keeps loads from writing; see ``probes/guard.py``."""
 
 Json = dict[str, Any]
 

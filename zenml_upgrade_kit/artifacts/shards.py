@@ -39,6 +39,7 @@ class Settings:
     looked for on ``sys.path``, where Dask puts what is uploaded. database: an SQLite copy that a ZenML client may open;
     "": it makes an empty one. timeout: seconds for one artifact. memory: bytes that one loading process may allocate
     (on Linux), max_bytes: larger artifacts are not loaded; 0 is no limit. call: values that can be called safely are.
+    near: :attr:`Loaded.near` is wanted.
     """
 
     python: str
@@ -52,6 +53,7 @@ class Settings:
     look: bool = True
     load: bool = True
     call: bool = True
+    near: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,10 +73,11 @@ class Shard:
 class Loaded:
     """What one release made of one artifact version.
 
-    type: class of the value. digest: identity of the content, None when it cannot be compared; near: the same with
-    floats rounded to about 8 digits. parts: digest and fact by readable name. basis: what the digest is of. where: the
-    library that raised the error. missing: ``materializer`` or ``data type`` when that class cannot be imported.
-    called: what became of calling the value, "" when it was not. modules: of the user's code, imported for it.
+    type: class of the value. digest: identity of the content, None when it cannot be compared; near: where it is
+    wanted, the same with floats rounded to about 8 digits. parts: digest and fact by readable name. basis: what the
+    digest is of. where: the library that raised the error. missing: ``materializer`` or ``data type`` when that class
+    cannot be imported. called: what became of calling the value, "" when it was not. modules: of the user's code,
+    imported for it.
     """
 
     ok: bool = False
@@ -209,7 +212,7 @@ def _load(settings: Settings, artifacts: Sequence[Json], results: Mapping[str, J
     """Put the state, the look and what was loaded into the results of artifact versions whose files are at hand."""
     pending, deaths = {one["id"]: one for one in artifacts}, Counter[str]()
     where = {name: getattr(settings, name) for name in ("python", "version", "folder", "code", "database")}
-    how = {name: getattr(settings, name) for name in ("timeout", "memory", "look", "load")}
+    how = {name: getattr(settings, name) for name in ("timeout", "memory", "look", "load", "near")}
     while pending:
         place = nursery(**where)
         questions = list(pending.values())
