@@ -27,6 +27,7 @@ LARGEST_JSON = 16 << 20  # bytes that are parsed
 COMPRESSED = re.compile(b"\x1f\x8b|BZh|\xfd7zXZ|]\0\0|\x04\x22M\x18|x[\x01\x5e\x9c\xda]")  # as joblib does it
 KINDS = ("pickle", "npy", "parquet", "json", "csv", "other")  # the first one found is the artifact's
 OWN = (importlib.machinery.BuiltinImporter, importlib.machinery.FrozenImporter, importlib.machinery.PathFinder)
+RESUME = {b"\x97\0": "3.11 to 3.12", b"\x95\0": "3.13", b"\x80\0": "3.14"}  # where a function's code begins
 LAZY = importlib.machinery.ModuleSpec("lazy", None, origin="made by its parent when that is imported")
 
 
@@ -46,19 +47,22 @@ class Span(tuple):
     """Where bytes begin and end inside a pickle; they are left there."""
 
 
-class Code(tuple):
-    """A code object carried by value: the arguments of ``types.CodeType``; 16 up to Python 3.10, 18 since."""
+class Code:
+    """A code object carried by value, from the arguments of ``types.CodeType``: 16 up to Python 3.10, 18 since.
 
-    def python(self, data):
-        """The minor that made it, as far as its shape tells."""
-        if len(self) != 18 or not isinstance(self[6], Span):
-            return "3.8 to 3.10" if len(self) == 16 else ""
-        code = data[slice(*self[6])]
-        # RESUME has another number in 3.13 and in 3.14; PRECALL went with 3.11, RETURN_CONST came with 3.12
-        until_3_12 = "3.11" if 166 in code[::2] else "3.12" if 121 in code[::2] else "3.11 to 3.12"
-        starts = {code[at : at + 2] for at in range(0, 64, 2)}
-        known = {b"\x97\0": until_3_12, b"\x95\0": "3.13", b"\x80\0": "3.14"}
-        return next((known[start] for start in known if start in starts), "")
+    python: the minor that made it, as far as its shape tells. names: None when they cannot be read.
+    """
+
+    def __init__(self, arguments, data):
+        self.name, self.names, self.inner, self.python = "a function", None, set(), ""
+        if len(arguments) in (16, 18):
+            code, consts, names, name = (*arguments[6:9], arguments[-6 if len(arguments) == 18 else -5])
+            self.name = name if isinstance(name, str) and name else self.name
+            self.inner = {id(const) for const in consts} if isinstance(consts, tuple) else set()
+            self.names = names if isinstance(names, tuple) and set(map(type, names)) <= {str} else None
+            starts = {data[at : at + 2] for at in range(code[0], code[0] + 64, 2)} if isinstance(code, Span) else ()
+            shape = next((shape for start, shape in RESUME.items() if start in starts), "")
+            self.python = shape if len(arguments) == 18 else "3.8 to 3.10"
 
 
 class Found:
@@ -68,8 +72,7 @@ class Found:
         self.deadline = time.monotonic() + SECONDS
         self.kinds, self.problems, self.limits = set(), [], []
         self.globals, self.modules, self.classes = set(), set(), set()
-        self.codes, self.pythons, self.python = [], set(), ""
-        self.pydantic1 = False
+        self.codes, self.python, self.pydantic1 = [], "", False
 
     def imported(self, module, attribute):
         if not (isinstance(module, str) and isinstance(attribute, str)):
@@ -86,8 +89,7 @@ class Found:
         if name == "_builtin_type" and isinstance(first, str):
             return Global("types." + first)
         if name in ("CodeType", "_create_code") or function == "marshal.loads":  # cloudpickle, dill
-            self.codes.append(Code(arguments if name == "CodeType" else ()))
-            self.pythons |= {self.codes[-1].python(data)} - {""}
+            self.codes.append(Code(arguments if name == "CodeType" else (), data))
             return self.codes[-1]
         if name in ("_make_skeleton_class", "_make_skeleton_enum", "_create_type"):
             self.classes.add(arguments[1] if len(arguments) > 1 and isinstance(arguments[1], str) else "a class")
@@ -99,25 +101,18 @@ class Found:
 
     def by_value(self):
         """Names of functions and classes; the methods of these classes go without saying."""
-        inner, names = set(), set(self.classes)
-        for code in reversed(self.codes):  # made after those that are in it
-            name = code[-6 if len(code) == 18 else -5] if code else ""
-            name = name if isinstance(name, str) and name else "a function"
-            if not (id(code) in inner or name.endswith("__") or name.rpartition(".")[0] in self.classes):
-                names.add(name)
-            inner |= {id(const) for const in code[7] or ()} if code[7:] and isinstance(code[7], tuple) else set()
-        return sorted(names or {"a function"} if self.codes else names)
+        inner = set().union(*(code.inner for code in self.codes))
+        outer = {code.name for code in self.codes if id(code) not in inner and not code.name.endswith("__")}
+        outer = {name for name in outer if name.rpartition(".")[0] not in self.classes}
+        return sorted(outer | self.classes or {"a function"} if self.codes else self.classes)
 
     def code_names(self):
         """What the code can reach: the names in it, and what the pickle hands it as defaults and in closures."""
+        if any(code.names is None for code in self.codes):
+            return None
         ours = ("cloudpickle.", "types.")
-        names = {name.rpartition(".")[2] for name in self.globals if not name.startswith(ours)} if self.codes else set()
-        for code in self.codes:
-            own = code[8] if len(code) in (16, 18) else None
-            if not (isinstance(own, tuple) and all(isinstance(name, str) for name in own)):
-                return None
-            names.update(own)
-        return sorted(names)
+        handed = {name.rpartition(".")[2] for name in self.globals if not name.startswith(ours)} if self.codes else ()
+        return sorted(set(handed).union(*(code.names for code in self.codes)))
 
 
 def table():
@@ -230,7 +225,7 @@ def look(path, sys_path):
         "kind": next((kind for kind in KINDS if kind in found.kinds), "other"),
         "problem": (found.problems or [""])[0],
         "limit": (found.limits or [""])[0],
-        "python": found.python or min(found.pythons or [""], key=len),
+        "python": found.python or min(({code.python for code in found.codes} - {""}) or [""], key=len),
         "by_value": found.by_value(),
         "code_names": found.code_names(),
         "globals": sorted(found.globals)[:200],
@@ -242,7 +237,7 @@ def look(path, sys_path):
 
 def examine(path, found):
     """A file, or the files of a folder; of the folders in it only those that hold the elements of a container."""
-    name, list_of = os.path.basename(path), found.problems
+    name = os.path.basename(path)
     try:
         if os.path.isdir(path):
             container = os.path.exists(os.path.join(path, "metadata.json"))
@@ -260,31 +255,25 @@ def examine(path, found):
             raise Bad("is empty")
         if read:
             read(data, found)
-        return
     except Bad as error:
-        sentence = str(error)
-    except Limit as limit:
-        sentence, list_of = str(limit), found.limits
-    except RecursionError:
-        sentence, list_of = "is nested too deeply to be read", found.limits
+        found.problems.append("{} {}".format(name, error))
+    except (Limit, RecursionError) as limit:
+        found.limits.append("{} {}".format(name, limit))
     except OSError as error:
-        sentence = "cannot be read: {}".format(error.strerror or error)
-    list_of.append("{} {}".format(name, sentence))
+        found.problems.append("{} cannot be read: {}".format(name, error.strerror or error))
 
 
 def reader(name, data):
     """The kind of a file, and what reads it."""
-    if re.search(r"\.(pkl|pickle|cloudpickle|joblib|dill)$", name):
-        return "pickle", read_pickle_file
-    if re.match(b"\x80[\2-\5]", data) and data[-1:] == b".":
-        return "pickle", read_pickle_file
+    ending = re.search(r"\.(npy|parquet|json|csv|pkl|pickle|cloudpickle|joblib|dill)\b", name)
+    kind = ending.group(1) if ending else "other"
     if data[:4] == b"PK\3\4":
         return "pickle" if name.endswith((".pt", ".pth")) else "other", read_zip
-    if name == "python_version.txt":
-        return "other", read_version
-    readers = {"npy": read_npy, "parquet": read_parquet, "json": read_json, "csv": lambda *_: None}
-    kind = next((kind for kind in readers if re.search(r"\.{}\b".format(kind), name)), "other")
-    return kind, read_metadata if name == "metadata.json" else readers.get(kind)
+    if (ending and kind not in KINDS) or (re.match(b"\x80[\2-\5]", data) and data[-1:] == b"."):
+        return "pickle", read_pickle_file
+    readers = {"python_version.txt": read_version, "metadata.json": read_metadata, "csv": lambda *_: None}
+    readers.update(npy=read_npy, parquet=read_parquet, json=read_json)
+    return kind, readers.get(name, readers.get(kind))
 
 
 def read_version(data, found):
@@ -379,9 +368,8 @@ def spec_of(module, sys_path):
         places = above.submodule_search_locations
         spec = path_finder.find_spec(name, list(places)) if places else None
         source = (above.loader.get_source(above.name) or "") if not spec and hasattr(above.loader, "get_source") else ""
-        if "extend_path" in source or "declare_namespace" in source:  # parts of the package lie elsewhere
-            return path_finder.find_spec(name, [os.path.join(place, *parent.split(".")) for place in sys_path])
-        named = re.search(r"sys\.modules|meta_path", source) and re.search(r"\b{}\b".format(re.escape(name)), source)
-        return LAZY if named else spec  # such as six.moves
+        elsewhere = re.search(r"extend_path|declare_namespace", source)  # parts of the package, perhaps
+        made = re.search(r"sys\.modules|meta_path", source) and re.search(r"\b{}\b".format(re.escape(name)), source)
+        return LAZY if elsewhere or made else spec  # such as six.moves
     except Exception:  # an import hook of the environment: it would raise in a load, too
         return None
