@@ -37,6 +37,8 @@ import types
 
 PATIENCE = 30  # seconds beyond the timeout after which the nursery ends a child that has disarmed its own alarm
 SITES = tuple({path + os.sep for path in (*site.getsitepackages(), *map(sysconfig.get_path, ("purelib", "platlib")))})
+# what ZenML says is in builtins, where it is not
+UNNAMED = {kind.__name__: kind for kind in (type(None), types.FunctionType, types.BuiltinFunctionType)}
 STANDARD = (os.path.dirname(os.__file__) + os.sep, "<frozen ")
 
 
@@ -60,6 +62,8 @@ class NotImportable(Exception):
 def thing(role, source):
     """The class that a stored source names."""
     module, attribute = source.get("module"), source.get("attribute")
+    if module == "builtins" and attribute in UNNAMED:
+        return UNNAMED[attribute]
     try:
         found = importlib.import_module(module)
         for part in attribute.split("."):
