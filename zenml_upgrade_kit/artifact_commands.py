@@ -35,7 +35,7 @@ def rescue(given: argparse.Namespace) -> int:
     if not given.yes:
         print("\nNothing was kept or saved. To do it: the same with --yes")
     well = [one for one in done if not one.problem and one.outcome in rescues.WELL]
-    print(f"{len(well)} of {words.count(len(done), 'artifact version')} can be read by ZenML {run.target_version}")
+    print(f"{len(well)} of {words.count(len(done), 'artifact version')} as before in ZenML {run.target_version}")
     return 0 if len(well) == len(done) else 1
 
 
