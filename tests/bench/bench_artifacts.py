@@ -2,7 +2,7 @@
 
 ``python tests/bench/bench_artifacts.py [--scale 0.1|1] [--only small|files|memory|dask]``
 
-Scale 1 is 10,000 small artifacts, 200 files of a megabyte of each kind and 1,000,000 rows for the memory.
+Scale 1 is 10,000 small artifacts, 400 files of a megabyte of each kind and 1,000,000 rows for the memory.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ paths = json.load(open(sys.argv[1]))
 with multiprocessing.get_context("fork").Pool(int(sys.argv[2])) as pool:
     pool.map(read, paths[:8], chunksize=1)
     started = time.perf_counter()
-    pool.map(read, paths, chunksize=max(1, len(paths) // 8))
+    pool.map(read, paths, chunksize=-(-len(paths) // 4))
     print(time.perf_counter() - started)
 """
 
@@ -287,7 +287,7 @@ def small(folder: Path, scale: float, repeat: int) -> None:
 
 def files(folder: Path, scale: float, repeat: int) -> None:
     """Files of a megabyte: seconds for each artifact beside plain reading, both warm and in as many processes."""
-    many, count = sample(folder), max(8, int(200 * scale))
+    many, count = sample(folder), max(8, int(400 * scale))
     script(many.target, MAKE_FILES, str(folder / "files"), str(count), folder=folder)
     for kind, name, library, data_type in (
         ("parquet", "df.parquet.gzip", "pandas", ("pandas.core.frame", "DataFrame")),
@@ -325,8 +325,8 @@ def files(folder: Path, scale: float, repeat: int) -> None:
 
 
 def _in_shards(asked: Sequence[Mapping[str, Any]], settings: Settings) -> float:
-    """Seconds that artifacts take in processes that have started; each gets as many shards as the plain way has."""
-    size = max(1, len(asked) // 8)
+    """Seconds that artifacts take in processes that have started; in as many shards as the plain way has."""
+    size = -(-len(asked) // 4)
     with ThreadPoolExecutor(PROCESSES) as threads:
 
         def done(some: Sequence[Mapping[str, Any]]) -> int:
