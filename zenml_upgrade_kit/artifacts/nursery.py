@@ -76,7 +76,7 @@ class Nursery:
         self.folder = Path(tempfile.mkdtemp(prefix="load-", dir=folder or None))
         self.log, self.version, self.ended, self.culprit = self.folder / "load.log", version, False, ""
         self._keep_log = bool(folder)
-        self._avoid = [*last._avoid, *filter(None, [last.culprit])] if last else []
+        self._avoid: list[str] = [*last._avoid, *filter(None, [last.culprit])] if last else []
         self._modules: dict[str, None] = last._modules if last else {}
         self._numbers, self._lock = itertools.count(1), threading.Lock()
         self._waiting: dict[int, futures.Future[int | None]] = {}

@@ -227,12 +227,14 @@ class Walk:
     def sequence(self, value):
         kind, base = type(value), list if isinstance(value, list) else tuple
         tag, items = names_of(kind)[0], list(base.__iter__(value))
-        if len(items) > 20 or not self.noting():
-            inner = self.many(tag, items)
-        else:
+        if self.noting() and len(items) <= 20:
             names = getattr(kind, "_fields", None) or map(str, range(len(items)))
             label = "field " if hasattr(kind, "_fields") else "item "
-            inner = self.named(tag, [self.part(label + name, item) for name, item in zip(names, items)])
+            parts = [self.part(label + name, item) for name, item in zip(names, items)]
+            self.named("", parts)
+            inner = joined(tag, [code for _, code, _ in parts])
+        else:
+            inner = self.many(tag, items)
         return inner if kind is base else self.with_attributes(inner, value)
 
     def mapping(self, value):
