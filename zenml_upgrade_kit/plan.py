@@ -6,12 +6,14 @@ import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from zenml_upgrade_kit.errors import BadPlan
+
+_Model = TypeVar("_Model", bound=BaseModel)
 
 VARIABLES = {
     "store": "ZENML_UPGRADE_STORE",
@@ -117,6 +119,16 @@ class ArtifactChoices(BaseModel):
     scheduler: str = Field(default="", pattern=r"^$|^(tcp|tls|ws|wss)://")
     source_scheduler: str = Field(default="", pattern=r"^$|^(tcp|tls|ws|wss)://")
 
+    @field_validator("stages", mode="before")
+    @classmethod
+    def _stages_of_text(cls, value: Any) -> Any:
+        return [stage.strip() for stage in value.split(",") if stage.strip()] if isinstance(value, str) else value
+
+    def but(self, values: Mapping[str, Any]) -> ArtifactChoices:
+        """These with other values, of which the empty ones do not count; raises :class:`BadPlan`."""
+        given = {key: value for key, value in values.items() if value}
+        return _validated(ArtifactChoices, {**self.model_dump(), **given}, "the parameters of the artifact check")
+
 
 class Plan(BaseModel):
     """One upgrade. Paths are absolute after validation; the store is kept as given, so that ``env:NAME`` stays a name.
@@ -179,23 +191,27 @@ def make(values: Mapping[str, Any], *, origin: str = "the plan", folder: Path | 
             given[key] = os.environ[variable]
     if folder:
         given = {key: _from(folder, key, value) for key, value in given.items()}
-    try:
-        plan = Plan.model_validate({"out": "runs", **given})
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the plan"
-        raise BadPlan(
-            f"{origin} cannot be used",
-            expected=f"keys {', '.join(Plan.model_fields)}",
-            found=f"{where}: {first['msg']}",
-            remedy=f"correct {where}; zenml-upgrade init writes a commented plan",
-        ) from None
+    plan = _validated(Plan, {"out": "runs", **given}, origin)
     _exists("code", plan.code, Path.is_dir, "a directory with your pipelines")
     _exists("requirements", plan.requirements, Path.is_file, "a requirements file")
     _exists("target_requirements", plan.target_requirements, Path.is_file, "a requirements file")
     _exists("source_python", plan.source_python, Path.is_file, "a Python interpreter")
     _exists("target_python", plan.target_python, Path.is_file, "a Python interpreter")
     return plan
+
+
+def _validated(model: type[_Model], values: Mapping[str, Any], origin: str) -> _Model:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the plan"
+        raise BadPlan(
+            f"{origin} cannot be used",
+            expected=f"keys {', '.join(model.model_fields)}",
+            found=f"{where}: {first['msg']}",
+            remedy=f"correct {where}; zenml-upgrade init writes a commented plan",
+        ) from None
 
 
 def read(path: Path, overrides: Mapping[str, Any] | None = None) -> Plan:

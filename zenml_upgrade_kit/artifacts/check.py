@@ -37,13 +37,10 @@ Progress = Callable[..., None]
 def reload(step: Step, progress: Progress | None = None, **choices: Any) -> StepResult:
     """Load the artifact versions that are chosen in both environments and compare; the artifact stores are only read.
 
-    choices: fields of :class:`ArtifactChoices` that win over the plan's. progress: called as
-    ``progress(done, total, bytes=…, seconds=…)``. What a killed check had done is not done again.
+    choices: what wins over the plan's, see :meth:`ArtifactChoices.but`. progress: called as ``progress(done=…,
+    total=…, bytes=…, seconds=…)``. What a killed check had done is not done again.
     """
-    given = {name: value for name, value in choices.items() if value}
-    if isinstance(stages := given.get("stages"), str):
-        given["stages"] = [stage.strip() for stage in stages.split(",")]
-    chosen = ArtifactChoices.model_validate({**step.plan.artifacts.model_dump(), **given})
+    chosen = step.plan.artifacts.but(choices)
     kept = step.run.work / f"{step.name}.kept"
     with ExitStack() as stack:
         check = _Check.begin(step, chosen, stack)

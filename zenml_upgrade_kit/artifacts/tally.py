@@ -44,16 +44,23 @@ class Group:
     @property
     def broke_before(self) -> bool:
         """Whether the old release does not load them here either."""
-        return not self.old.get("ok")
+        return bool(self.old) and not self.old["ok"]
 
     def facts(self) -> dict[str, Any]:
         """As in the facts of the step."""
         cause = self.cause
         return {
             "outcome": self.outcome,
-            "id": cause.id, "kind": cause.kind, "blame": cause.blame, "remedy": cause.remedy,
-            "pins": list(cause.pins), "count": self.count, "proven": self.proven, "example": self.example,
-            "broke_before": self.broke_before, "steps": self.steps,
+            "id": cause.id,
+            "kind": cause.kind,
+            "blame": cause.blame,
+            "remedy": cause.remedy,
+            "pins": list(cause.pins),
+            "count": self.count,
+            "proven": self.proven,
+            "example": self.example,
+            "broke_before": self.broke_before,
+            "steps": self.steps,
         }
 
 
