@@ -9,8 +9,12 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import sqlite3
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import cache
@@ -224,3 +228,39 @@ def az_container(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         adlfs.AzureBlobFileSystem.clear_instance_cache()
         adlfs.AzureBlobFileSystem(connection_string=connection).mkdir("backups")
         yield "az://backups"
+
+
+@pytest.fixture
+def dask(tmp_path: Path) -> Iterator[Callable[[int], tuple[str, list[subprocess.Popen[bytes]]]]]:
+    """``dask(4)``: the address of a new scheduler and its worker processes, with the kit's own environment."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*arguments: str) -> subprocess.Popen[bytes]:
+        log = (tmp_path / f"dask-{len(started)}.log").open("wb")
+        command = [sys.executable, "-m", "dask", *arguments]
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True)
+        started.append(process)
+        return process
+
+    def cluster(number: int) -> tuple[str, list[subprocess.Popen[bytes]]]:
+        file = tmp_path / "scheduler.json"
+        start("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file))
+        deadline = time.monotonic() + 60
+        while not file.exists() or not file.read_text().strip():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        address = json.loads(file.read_text())["address"]
+        options = ("--nthreads", "1", "--no-nanny", "--no-dashboard", "--local-directory", str(tmp_path))
+        made = [start("worker", address, *options) for _ in range(number)]
+        import distributed
+
+        with distributed.Client(address, set_as_default=False) as client:
+            if number:
+                client.wait_for_workers(number, timeout=60)
+        return address, made
+
+    yield cluster
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

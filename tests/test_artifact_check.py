@@ -282,10 +282,14 @@ def test_what_blocks_is_what_works_today_and_will_not(
     assert ("does not load with ZenML 0.70.0" in finding.message) is not loaded_before
 
 
-def test_a_bucket_is_read_with_zenmls_own_credentials_which_appear_nowhere(
-    site: Callable[..., Site], bucket: str, s3_server: str, monkeypatch: pytest.MonkeyPatch
+def test_a_bucket_is_read_here_and_on_a_cluster_with_zenmls_own_credentials_which_appear_nowhere(
+    site: Callable[..., Site],
+    dask: Callable[[int], tuple[str, Any]],
+    bucket: str,
+    s3_server: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    moved = ("frame", "features", "report", "customers", "region")
+    moved = ("features", "report", "customers", "settings", "region")
 
     def move(rows: dict[str, Any], database: Path) -> None:
         client, stored = boto3.client("s3"), "feedfeedfeedfeedfeedfeedfeedfeed"
@@ -313,11 +317,14 @@ def test_a_bucket_is_read_with_zenmls_own_credentials_which_appear_nowhere(
             monkeypatch.delenv(name)
 
     made = site(move)
-    result = made.reload()
-    lines = map(json.loads, (made.run.folder / check.FILE).read_text().splitlines())
-    outcomes = {row["name"]: row["outcome"] for row in lines if row["name"] in moved}
-    assert outcomes == {**dict.fromkeys(moved, "identical"), "region": "lost"}
-    assert result.facts["bandwidth"] > 0
-    files = [path for path in made.run.folder.rglob("*") if path.is_file() and path.suffix not in (".db", ".zst")]
-    assert len(files) > 10
-    assert [path for path in files if b"c4n4ry" in path.read_bytes()] == []
+    address, _ = dask(2)
+    for scheduler in ("", address):
+        result = made.reload(scheduler=scheduler)
+        lines = map(json.loads, (made.run.folder / check.FILE).read_text().splitlines())
+        outcomes = {row["name"]: row["outcome"] for row in lines if row["name"] in moved}
+        assert outcomes == {**dict.fromkeys(moved, "identical"), "region": "lost"}
+        assert result.facts["bandwidth"] > 0
+        assert "churn.customers" in result.facts["user_modules"]
+        files = [path for path in made.run.folder.rglob("*") if path.is_file() and path.suffix not in (".db", ".zst")]
+        assert len(files) > 10
+        assert [path for path in files if b"c4n4ry" in path.read_bytes()] == []
