@@ -6,12 +6,11 @@ library keeps a class in is left out. Nothing is imported: a value brought its l
 """
 
 import builtins
-import contextlib
 import copyreg
 import functools
 import hashlib
 import importlib.util
-import json
+import marshal
 import os
 import pathlib
 import re
@@ -36,7 +35,8 @@ joined, lasting, leaf, names_of, short = codes.joined, codes.lasting, codes.leaf
 DEEPEST = 100  # containers in containers; below, the type counts
 NOTED = 2  # levels of parts that are told one by one
 MOST = 200  # parts
-FEW = 100  # items that are always looked at one by one; more are hashed as one, where JSON has them
+FEW = 100  # items that are always looked at one by one; more are hashed as one, where they are plain
+NAN = float("nan")
 SHARED = 5  # references to an object that only its container has
 HARMLESS = {
     "abs", "all", "any", "bool", "chr", "complex", "dict", "divmod", "enumerate", "filter", "float", "frozenset",
@@ -217,12 +217,14 @@ class Walk:
 
     def many(self, tag, values):
         """The code of a list of values; as one where it is long and plain, since a million calls take seconds."""
-        if len(values) > FEW and set(map(type, values)) <= {int, float, str, bool, type(None)}:
+        kinds = set(map(type, values)) if len(values) > FEW else {object}
+        if not kinds <= {int, float, str, bool, type(None)}:
+            return joined(tag, map(self.code, values))
+        if float in kinds:
             if self.near:
                 values = [codes.rounded(value) if type(value) is float else value for value in values]
-            with contextlib.suppress(ValueError):  # too many digits
-                return codes.hashed(tag, json.dumps(values).encode())
-        return joined(tag, map(self.code, values))
+            values = [value if value == value else NAN for value in values]
+        return codes.hashed(tag, marshal.dumps(values, 2))  # of all Pythons alike; later versions tell how it is shared
 
     def sequence(self, value):
         kind, base = type(value), list if isinstance(value, list) else tuple
