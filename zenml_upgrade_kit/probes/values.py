@@ -100,7 +100,10 @@ def prediction(value):
     if isinstance(value, type) or not numpy or width > 1000000:
         return None
     row = numpy.zeros((1, width))
-    return value.predict, [row if labels is None or not pandas else pandas.DataFrame(row, columns=labels)], "prediction"
+    if labels is not None and pandas:
+        row = pandas.DataFrame(row, columns=labels)
+    # probabilities say more: those of a forest of scikit-learn 1.3 are wrong in 1.9, its classes are not (measured)
+    return getattr(value, "predict_proba", value.predict), [row], "prediction"
 
 
 def computation(value, names):
