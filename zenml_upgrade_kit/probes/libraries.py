@@ -137,7 +137,8 @@ def column(walk, held):
         values = held.to_numpy()
         if values.dtype.hasobject:
             items = values.tolist()
-            return joined(name, [walk.many("objects", items)]), name + contents(items)
+            kinds = set(map(type, items))
+            return joined(name, [walk.many("objects", items, kinds)]), name + contents(items, kinds)
         return elements(walk, values), name + " with nan" * (dtype.kind == "f" and bool((values != values).any()))
     keeper = getattr(held, "array", held)
     if name == "category":
@@ -152,9 +153,9 @@ def column(walk, held):
     return joined(name, [walk.many("objects", items)]), name + lacking
 
 
-def contents(items):
-    """Words for what is not text in a column of objects."""
-    kinds, gone = set(map(type, items)), {"NoneType": "None", "NAType": "NA", "NaTType": "NaT"}
+def contents(items, kinds):
+    """Words for what is not text in a column of objects; kinds: their types."""
+    gone = {"NoneType": "None", "NAType": "NA", "NaTType": "NaT"}
     if float in kinds and all(item != item for item in items if type(item) is float):
         gone["float"] = "nan"
     names = {kind.__name__ for kind in kinds} - {"str"}

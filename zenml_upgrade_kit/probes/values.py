@@ -218,11 +218,15 @@ class Walk:
                 self.parts[label] = [short(code), fact]
         return joined(tag, found)
 
-    def many(self, tag, values):
+    def many(self, tag, values, kinds=None):
         """The code of a list of values; as one where it is long and plain, since a million calls take seconds."""
-        kinds = set(map(type, values)) if len(values) > FEW else {object}
+        kinds = kinds or set(map(type, values)) if len(values) > FEW else {object}
         if not kinds <= {int, float, str, bool, type(None)}:
             return joined(tag, map(self.code, values))
+        if kinds == {str}:
+            text = "\0".join(values)
+            if text.count("\0") < len(values):
+                return codes.hashed(tag, text.encode("utf-8", "surrogatepass"))
         if float in kinds:
             if self.near:
                 values = [codes.rounded(value) if type(value) is float else value for value in values]
