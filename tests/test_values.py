@@ -497,7 +497,7 @@ def shadowed(a): return max(a)
 shadow = type(named)(shadowed.__code__, {"max": os.getpid})
 builtins_of_its_own = type(named)(shadowed.__code__, {"__builtins__": {"max": os.getpid}})
 inner = lambda a: [abs(item) for item in range(a)]
-names = lambda function: [name for code in values.codes_of(function.__code__) for name in code.co_names]
+names = lambda function: [name for code in values.codes.within(function.__code__) for name in code.co_names]
 
 FUNCTIONS = [lambda a, b: a + b, lambda a: 1 / a, total, inner, needs, hidden, named, outer(), shadow,
 builtins_of_its_own]

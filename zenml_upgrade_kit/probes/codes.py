@@ -12,6 +12,7 @@ import os
 import struct
 import sys
 import sysconfig
+import types
 
 TINY = 1e-14  # what rounding leaves of a difference: near 0
 CUT, NUDGE = 27, 55593071  # bits of a float that do not count as near; the nudge keeps round numbers off the edge
@@ -114,3 +115,11 @@ def is_importable(thing):
     for name in thing.__qualname__.split("."):
         found = vars(found).get(name) if hasattr(found, "__dict__") else None
     return found is thing
+
+
+def within(code):
+    """A code object and those within it."""
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from within(constant)

@@ -110,7 +110,7 @@ def computation(value, names):
     """A function that can reach nothing but harmless builtins and plain data, and zeros for what it needs."""
     if type(value) is not types.FunctionType or names is None:
         return None
-    reach = set(names).union(*(code.co_names for code in codes_of(value.__code__)))
+    reach = set(names).union(*(code.co_names for code in codes.within(value.__code__)))
     known = value.__globals__.get("__builtins__", builtins)
     data = [cell.cell_contents for cell in value.__closure__ or ()]
     data += [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
@@ -120,14 +120,6 @@ def computation(value, names):
     if value.__code__.co_kwonlyargcount > len(value.__kwdefaults__ or ()):
         return None
     return value, [0] * (value.__code__.co_argcount - len(value.__defaults__ or ())), "result"
-
-
-def codes_of(code):
-    """A code object and those within it."""
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from codes_of(constant)
 
 
 def fact_of(value):
@@ -309,7 +301,7 @@ class Walk:
             return leaf(b"named", lasting(value))
         seen = [value.__qualname__, value.__defaults__, value.__kwdefaults__]
         seen += [cell.cell_contents for cell in value.__closure__ or ()]
-        for code in codes_of(value.__code__):  # not the instructions: reading them changes some of another Python
+        for code in codes.within(value.__code__):  # not the instructions: reading them changes some of another Python
             constants = [item for item in code.co_consts if not isinstance(item, types.CodeType)]
             seen += [code.co_name, code.co_varnames[: code.co_argcount], code.co_names, constants]
         return joined("function", [self.code(item) for item in seen])
