@@ -32,6 +32,7 @@ def rescue(given: argparse.Namespace) -> int:
             print(run.redactor.text(line))
     if not done:
         print("nothing to rescue: no artifact version of this run fails or differs")
+        return 0
     if not given.yes:
         print("\nNothing was kept or saved. To do it: the same with --yes")
     well = [one for one in done if not one.problem and one.outcome in rescues.WELL]
