@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import ctypes
 import hashlib
+import io
 import json
 import os
 import pickle
@@ -14,17 +15,19 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import boto3
 import pytest
 
-from zenml_upgrade_kit import backup, inventory, plan, preflight, rehearsal
+from zenml_upgrade_kit import backup, environments, inventory, plan, preflight, rehearsal
 from zenml_upgrade_kit.artifacts import check, shards, workers
 from zenml_upgrade_kit.artifacts.causes import Cause
-from zenml_upgrade_kit.artifacts.tally import Group
+from zenml_upgrade_kit.artifacts.locations import Location
+from zenml_upgrade_kit.artifacts.tally import Group, Tally
 from zenml_upgrade_kit.environments import Environment
-from zenml_upgrade_kit.errors import BadPlan
+from zenml_upgrade_kit.errors import BadPlan, EnvironmentFailed
 from zenml_upgrade_kit.findings import StepResult
 from zenml_upgrade_kit.runs import Run
 from zenml_upgrade_kit.stores import sqlite
@@ -280,6 +283,23 @@ def test_what_blocks_is_what_works_today_and_will_not(
     assert finding.severity.value == severity
     assert finding.subject == "model 3 (1), and 1 more artifact version"
     assert ("does not load with ZenML 0.70.0" in finding.message) is not loaded_before
+
+
+def test_a_remedy_that_could_not_be_tried_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise EnvironmentFailed("the package index cannot be reached", expected="", found="", remedy="")
+
+    monkeypatch.setattr(environments, "control", fails)
+    made = object.__new__(check._Check)
+    made.source = made.target = SimpleNamespace(environment=None)  # type: ignore[assignment]
+    made.places, made.untried = {"store": Location(root="/stores")}, ""
+    tally = Tally(io.StringIO(), lambda value: value)
+    cause = Cause(id="AR604", kind="library", blame="scikit-learn 1.3.0 → 1.9.1", remedy="Pin scikit-learn==1.3.0.")
+    group = Group(outcome="fails", cause=cause, row={"store_id": "store"}, old={"ok": True})
+    tally.groups = {("one",): group}
+    made.prove(tally)
+    assert group.proven is None
+    assert made.missing(tally) == ["whether the source's libraries help: the package index cannot be reached"]
 
 
 def test_a_bucket_is_read_here_and_on_a_cluster_with_zenmls_own_credentials_which_appear_nowhere(

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,8 @@ def test_results_of_another_environment_are_not_taken(tmp_path: Path) -> None:
     assert job.key == Job(side="target", lane="here", shard=job.shard).key
     assert job.key != Job(side="target", lane="here", shard=job.shard, environment="pandas 3").key
     assert job.key != Job(side="source", lane="here", shard=job.shard).key
+    there = replace(job.shard, settings=replace(job.shard.settings, code="zenml-upgrade-code-4711.zip"))
+    assert job.key == Job(side="target", lane="target", shard=there).key, "another process names the code otherwise"
 
 
 def test_no_more_is_read_than_was_allowed(tmp_path: Path) -> None:
@@ -174,6 +177,12 @@ def test_a_cluster_with_another_release_is_refused(dask: Callable[[int], tuple[s
         workers.cluster(address, "0.70.0", None),
     ):
         pass
+
+
+def test_what_goes_wrong_elsewhere_is_not_the_clusters_fault(dask: Callable[[int], tuple[str, Any]]) -> None:
+    address, _ = dask(1)
+    with pytest.raises(OSError, match="no space left"), workers.cluster(address, ZENML, None):
+        raise OSError("no space left on device")
 
 
 def test_a_cluster_without_workers_is_refused(dask: Callable[[int], tuple[str, Any]]) -> None:

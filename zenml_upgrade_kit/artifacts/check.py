@@ -21,7 +21,6 @@ from zenml_upgrade_kit.backup import of_run
 from zenml_upgrade_kit.errors import KitError
 from zenml_upgrade_kit.findings import Finding, Severity, StepResult
 from zenml_upgrade_kit.plan import ArtifactChoices
-from zenml_upgrade_kit.probing import Environment
 from zenml_upgrade_kit.runs import Step
 from zenml_upgrade_kit.stores import Reader, sqlite
 
@@ -71,6 +70,7 @@ class _Check:
     places: dict[str | None, Location]
     moved: list[tuple[str, str]] = field(default_factory=list)
     outside_count: int = 0
+    untried: str = ""
 
     @classmethod
     def begin(cls, step: Step, chosen: ArtifactChoices, stack: ExitStack) -> _Check:
@@ -175,7 +175,14 @@ class _Check:
         """Load one example of each cause in the target release with the source's library versions."""
         groups = [group for group in tally.groups.values() if group.cause.kind == "library" and not group.broke_before]
         groups = [group for group in groups if not self.places[group.row["store_id"]].url]
-        if not groups or not (control := self._control()):
+        if not groups:
+            return
+        try:
+            control = environments.control(self.source.environment, self.target.environment, log=_silent)
+        except KitError as error:
+            self.untried = f"whether the source's libraries help: {error.problem}"
+            return
+        if not control:  # the target has them already
             return
         folder, python = str(self.step.work / "control"), str(control.python)
         found = sides.load([group.row for group in groups], replace(self.target.settings, folder=folder, python=python))
@@ -183,13 +190,6 @@ class _Check:
             again, _ = comparison.compare(Loaded(**group.old), found[group.row["id"]])
             group.proven = again in ("identical", "loads")
             group.cause = causes.proven(group.cause, group.proven, self.source.environment, self.target.environment)
-
-    def _control(self) -> Environment | None:
-        """The target release with the source's libraries; None where they are the same, or do not fit together."""
-        try:
-            return environments.control(self.source.environment, self.target.environment, log=_silent)
-        except KitError:
-            return None
 
     def writers(self, tally: Tally) -> list[dict[str, Any]]:
         """Steps whose outputs should get another materializer; each cause also gets the steps that wrote it."""
@@ -234,7 +234,7 @@ class _Check:
             told.append(
                 f"{words.count(alike, 'artifact version')} load, but only their type and text could be compared"
             )
-        return told
+        return [*told, *filter(None, [self.untried])]
 
 
 def _finding(group: Group, source: str) -> Finding:

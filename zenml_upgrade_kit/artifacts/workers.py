@@ -9,7 +9,7 @@ import tempfile
 import zipfile
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -48,7 +48,7 @@ class Job:
     @cached_property
     def key(self) -> str:
         """A name for its results: the same for the same artifact versions, settings and environment."""
-        settings = replace(self.shard.settings, folder="", database="")
+        settings = replace(self.shard.settings, folder="", database="", code="")  # a run has one copy of the code
         told = [self.side, self.environment, self.shard.url, list(self.shard.artifacts), asdict(settings)]
         return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
@@ -80,41 +80,45 @@ def cluster(scheduler: str, version: str, code: Path | None) -> Iterator[tuple[L
             found="no distributed",
             remedy="pip install 'zenml-upgrade-kit[dask]', or leave out the scheduler",
         ) from None
-    try:
-        with (
-            distributed.Client(scheduler, timeout=10, set_as_default=False) as client,
-            tempfile.TemporaryDirectory() as at,
-        ):
-            threads = sum(client.nthreads().values())
-            if not threads:
-                raise ClusterUnusable(
-                    f"the Dask cluster {scheduler} has no worker",
-                    expected=f"workers whose environment has ZenML {version}",
-                    found="none",
-                    remedy="start some: dask worker " + scheduler,
-                )
-            client.upload_file(str(_zipped(Path(at, f"zenml_upgrade_kit-{os.getpid()}.zip"), _KIT.parent, _KIT.name)))
-            name = ""
-            if code:
-                archive = _zipped(Path(at, f"zenml-upgrade-code-{os.getpid()}.zip"), code)
-                client.upload_file(str(archive), load=False)
-                name = archive.name
-            found = set(client.run(shards.release).values())
-            if found != {version}:
-                raise ClusterUnusable(
-                    f"the workers of {scheduler} cannot load with ZenML {version}",
-                    expected=f"workers whose environment has ZenML {version}",
-                    found=", ".join(sorted(one or "no ZenML" for one in found)),
-                    remedy="start the workers with the environment that you want to check, without other ones",
-                )
-            yield Lane(executor=client.get_executor(), width=AHEAD * threads), name
-    except (OSError, TimeoutError) as error:
+    with ExitStack() as stack:
+        try:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            client = stack.enter_context(distributed.Client(scheduler, timeout=10, set_as_default=False))
+            lane, name = _prepared(client, scheduler, version, code, folder)
+        except (OSError, TimeoutError) as error:
+            raise ClusterUnusable(
+                f"the Dask cluster {scheduler} does not answer",
+                expected="a scheduler and its workers",
+                found=str(error) or type(error).__name__,
+                remedy="start it, or leave out the scheduler; a killed check goes on where it was",
+            ) from None
+        yield lane, name
+
+
+def _prepared(client: Any, scheduler: str, version: str, code: Path | None, folder: Path) -> tuple[Lane, str]:
+    """The lane of a cluster whose workers have what they need, and the name of the code there."""
+    threads, expected = sum(client.nthreads().values()), f"workers whose environment has ZenML {version}"
+    if not threads:
         raise ClusterUnusable(
-            f"the Dask cluster {scheduler} does not answer",
-            expected="a scheduler and its workers",
-            found=str(error) or type(error).__name__,
-            remedy="start it, or leave out the scheduler; a killed check goes on where it was",
-        ) from None
+            f"the Dask cluster {scheduler} has no worker",
+            expected=expected,
+            found="none",
+            remedy="start some: dask worker " + scheduler,
+        )
+    client.upload_file(str(_zipped(folder / f"zenml_upgrade_kit-{os.getpid()}.zip", _KIT.parent, _KIT.name)))
+    name = ""
+    if code:
+        name = f"zenml-upgrade-code-{os.getpid()}.zip"
+        client.upload_file(str(_zipped(folder / name, code)), load=False)
+    found = set(client.run(shards.release).values())
+    if found != {version}:
+        raise ClusterUnusable(
+            f"the workers of {scheduler} cannot load with ZenML {version}",
+            expected=expected,
+            found=", ".join(sorted(one or "no ZenML" for one in found)),
+            remedy="start the workers with the environment that you want to check, without other ones",
+        )
+    return Lane(executor=client.get_executor(), width=AHEAD * threads), name
 
 
 _KIT = Path(__file__).parent.parent
