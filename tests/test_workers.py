@@ -40,7 +40,6 @@ def stored(folder: Path, value: int) -> dict[str, Any]:
 
 
 def here(folder: Path, **values: Any) -> Settings:
-    folder.mkdir(exist_ok=True)
     return Settings(python=sys.executable, version=ZENML, folder=str(folder), **values)
 
 

@@ -51,12 +51,10 @@ class Side:
         if scheduler:
             lane = name
             lanes[lane], there = stack.enter_context(workers.cluster(scheduler, environment.version, code))
-        folder = database.parent / name
-        folder.mkdir()
         settings = Settings(
             python=str(environment.python),
             version=environment.version,
-            folder=str(folder),
+            folder=str(database.parent / name),
             code=str(code or ""),
             database=str(database),
             timeout=chosen.timeout,
@@ -86,7 +84,6 @@ def question(row: Mapping[str, Any], path: str = "") -> dict[str, Any]:
 
 def load(rows: Iterable[Mapping[str, Any]], settings: Settings) -> dict[str, Loaded]:
     """Artifact versions of local stores by id, loaded."""
-    Path(settings.folder).mkdir(parents=True, exist_ok=True)
     wanted = tuple(question(row, row["uri"]) for row in rows)
     found = shards.run(Shard(artifacts=wanted, settings=settings)) if wanted else []
     return {one["id"]: loaded(one) for one in found}
