@@ -130,6 +130,27 @@ class ArtifactChoices(BaseModel):
         return _validated(ArtifactChoices, {**self.model_dump(), **given}, "the parameters of the artifact check")
 
 
+class RehearsalChoices(BaseModel):
+    """Where the migration is rehearsed, and how.
+
+    server: another server for the copies of a MySQL or MariaDB store: ``env:NAME`` with a ``mysql://`` URL; empty means
+    beside the store where its grants allow it, else in a private MariaDB. private: always in a private MariaDB.
+    timeout: seconds that one migration may take; 1.9 million rows took six to nine minutes. via: releases to stop at.
+    try_remedy: ids of findings whose remedy is applied to the copies first, as in ``[DC107]``. keep_copy: the copies
+    stay after the decision. bisect: after a failure, name the first release that fails and the last that works.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    server: str = Field(default="", pattern=r"^(|env:\w+)$")
+    private: bool = False
+    timeout: float = Field(default=6 * 3600, gt=0)
+    via: list[str] = []
+    try_remedy: list[str] = []
+    keep_copy: bool = False
+    bisect: bool = True
+
+
 class Plan(BaseModel):
     """One upgrade. Paths are absolute after validation; the store is kept as given, so that ``env:NAME`` stays a name.
 
@@ -139,7 +160,7 @@ class Plan(BaseModel):
     code: directory with the user's pipelines. requirements: their requirements file.
     target_requirements: what will be installed beside the new release, where that is another file.
     source_python, target_python: interpreters that have the releases installed, instead of built environments.
-    artifacts: see :class:`ArtifactChoices`. backup: see :class:`BackupChoices`.
+    artifacts: see :class:`ArtifactChoices`. backup: see :class:`BackupChoices`. rehearsal: :class:`RehearsalChoices`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -156,6 +177,7 @@ class Plan(BaseModel):
     pipelines: list[SmokeRun] = []
     artifacts: ArtifactChoices = ArtifactChoices()
     backup: BackupChoices = BackupChoices()
+    rehearsal: RehearsalChoices = RehearsalChoices()
 
     @field_validator(
         "code", "requirements", "target_requirements", "source_python", "target_python", "out", mode="before"
@@ -173,9 +195,13 @@ class Plan(BaseModel):
         return os.path.abspath(os.path.expanduser(value))
 
     @property
+    def _stores(self) -> tuple[str, ...]:
+        return self.store, self.backup.server, self.rehearsal.server
+
+    @property
     def secret_variables(self) -> list[str]:
         """Names of the environment variables whose values must never be written."""
-        stores = [name.removeprefix("env:") for name in (self.store, self.backup.server) if name.startswith("env:")]
+        stores = [name.removeprefix("env:") for name in self._stores if name.startswith("env:")]
         return stores + [name for smoke in self.pipelines for name in smoke.environment]
 
 
