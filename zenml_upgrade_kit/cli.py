@@ -21,6 +21,7 @@ from zenml_upgrade_kit.terminal import STORE, choose_format, print_findings, tel
 
 CHOICES = ("store", "to", "code", "requirements", "target_requirements", "source_python", "target_python", "out")
 OF_ARTIFACTS = ("sample", "max_bytes", "max_total_bytes", "scheduler")
+OF_REHEARSAL = ("via", "try_remedy", "keep_copy", "copies_on")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,7 +58,7 @@ def demo(given: argparse.Namespace) -> int:
 def rehearse(given: argparse.Namespace) -> int:
     """Prove the upgrade on a copy."""
     if given.resume:
-        if given.plan or any(getattr(given, name) for name in (*CHOICES, *OF_ARTIFACTS)):
+        if given.plan or any(getattr(given, name) for name in (*CHOICES, *OF_ARTIFACTS, *OF_REHEARSAL)):
             raise BadPlan(
                 "--resume cannot be combined with a plan",
                 expected="--resume RUN alone: the run remembers its plan",
@@ -123,6 +124,8 @@ def rollback(given: argparse.Namespace) -> int:
 def _plan(given: argparse.Namespace) -> plans.Plan:
     values: dict[str, Any] = {name: getattr(given, name, None) for name in CHOICES}
     values["artifacts"] = {name: value for name in OF_ARTIFACTS if (value := getattr(given, name, None))}
+    rehearsal = {name: value for name in OF_REHEARSAL if (value := getattr(given, name, None))}
+    values["rehearsal"] = {{"copies_on": "server"}.get(name, name): value for name, value in rehearsal.items()}
     plan = getattr(given, "plan", None)
     return plans.read(Path(plan), values) if plan else plans.make(values, origin="the command line")
 
@@ -218,6 +221,12 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--max-bytes", metavar="SIZE", help="load no artifact larger than this, as in 2GB (no limit)")
     one.add_argument("--max-total-bytes", metavar="SIZE", help="read no more than this from artifact stores (no limit)")
     one.add_argument("--scheduler", metavar="URL", help="Dask cluster with the new release's environment, tcp://…")
+    one.add_argument("--via", action="append", metavar="V", help="release to stop at on the way; may be repeated")
+    one.add_argument(
+        "--try-remedy", action="append", metavar="ID", help="apply a finding's remedy to the copies first; never a GO"
+    )
+    one.add_argument("--copies-on", metavar="S", help="server for copies of a server's database, as env:NAME")
+    one.add_argument("--keep-copy", action="store_true", help="leave the copies after the decision")
     one.add_argument("--out", metavar="DIR", help="where runs are archived (runs)")
     one.add_argument("--keep-going", action="store_true", help="carry out the later steps although one blocks")
     one.add_argument("--resume", metavar="RUN", help="continue a run that was killed or stopped")

@@ -94,6 +94,15 @@ class BackupChoices(BaseModel):
         return Path(os.path.abspath(Path(value).expanduser())) if value else None
 
 
+def _of_text(value: Any) -> Any:
+    """A list that was written as ``one, another``."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _but(choices: BaseModel, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {**choices.model_dump(), **{key: value for key, value in values.items() if value}}
+
+
 class ArtifactChoices(BaseModel):
     """Which artifact versions are loaded, and how.
 
@@ -119,15 +128,11 @@ class ArtifactChoices(BaseModel):
     scheduler: str = Field(default="", pattern=r"^$|^(tcp|tls|ws|wss)://")
     source_scheduler: str = Field(default="", pattern=r"^$|^(tcp|tls|ws|wss)://")
 
-    @field_validator("stages", mode="before")
-    @classmethod
-    def _stages_of_text(cls, value: Any) -> Any:
-        return [stage.strip() for stage in value.split(",") if stage.strip()] if isinstance(value, str) else value
+    _stages_of_text = field_validator("stages", mode="before")(_of_text)
 
     def but(self, values: Mapping[str, Any]) -> ArtifactChoices:
         """These with other values, of which the empty ones do not count; raises :class:`BadPlan`."""
-        given = {key: value for key, value in values.items() if value}
-        return _validated(ArtifactChoices, {**self.model_dump(), **given}, "the parameters of the artifact check")
+        return _validated(ArtifactChoices, _but(self, values), "the parameters of the artifact check")
 
 
 class RehearsalChoices(BaseModel):
@@ -149,6 +154,12 @@ class RehearsalChoices(BaseModel):
     try_remedy: list[str] = []
     keep_copy: bool = False
     bisect: bool = True
+
+    _lists_of_text = field_validator("via", "try_remedy", mode="before")(_of_text)
+
+    def but(self, values: Mapping[str, Any]) -> RehearsalChoices:
+        """These with other values, of which the empty ones do not count; raises :class:`BadPlan`."""
+        return _validated(RehearsalChoices, _but(self, values), "the parameters of the rehearsal")
 
 
 class Plan(BaseModel):
@@ -335,6 +346,14 @@ pipelines: []
 #   max_bytes: 2GB                 # larger artifacts are not loaded
 #   timeout: 120                   # seconds for one artifact
 #   scheduler: tcp://dask:8786     # a Dask cluster whose workers have the target's environment
+
+# How the migration is rehearsed. Left out: straight to the target; copies of a server's database go beside it.
+# rehearsal:
+#   via: [0.54.0]                  # releases to stop at on the way
+#   try_remedy: [DC107]            # remedies that are applied to the copies first, to see them work
+#   server: env:SCRATCH_URL        # another server for the copies, mysql://
+#   timeout: 21600                 # seconds for one migration
+#   keep_copy: true                # leave the copies after the decision
 
 # Where the backup goes and how. Left out: into the run's own folder.
 # backup:

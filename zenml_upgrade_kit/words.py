@@ -9,12 +9,12 @@ from datetime import datetime, timezone
 from typing import Any
 
 _MARKS = {
-    "good": ("✓", "GO", "pass", "passed", "same", "identical", "loads", "completed", "cached"),
+    "good": ("✓", "GO", "pass", "passed", "same", "identical", "loads", "completed", "cached", "unchanged"),
     "warn": ("!", "GO_WITH_WARNINGS", "warn", "different", "differs"),
-    "bad": ("✗", "NO_GO", "block", "fails", "lost", "failed", "no run"),
+    "bad": ("✗", "NO_GO", "block", "fails", "lost", "failed", "no run", "unexplained"),
     "broken": ("×", "error", "damaged"),
     "dim": ("?", "not_checked", "not_applicable", "not carried out", "missing", "unfinished"),
-    "info": ("i", "info"),
+    "info": ("i", "info", "renamed", "changed", "added", "dropped"),
 }
 COLOURS = {
     "good": "#1a7f37",
@@ -94,6 +94,7 @@ def plain(value: Any) -> str:
 
 
 _FORMATS = {"seconds": duration, "bytes": size, "database_bytes": size, "original_bytes": size}
+_FORMATS |= {"memory_bytes": size, "disk_bytes": size}
 _FORMATS |= {"started": when, "finished": when, "last_run": when}
 
 

@@ -1,0 +1,211 @@
+"""What a rehearsal shows, for a reader who never saw a database migration: what happens to the data, and how long."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from zenml_upgrade_kit import words
+from zenml_upgrade_kit.findings import StepResult
+from zenml_upgrade_kit.tables import Shown, bars, folded, folded_table, listing, log, pairs, sentence, table
+
+OUTCOMES = {
+    "unchanged": "exactly as before",
+    "renamed": "the same rows under another name",
+    "changed": "changed as a release in between says",
+    "added": "new",
+    "dropped": "gone by design, kept in the run as CSV",
+    "unexplained": "differ, and nothing explains it",
+    "not_checked": "not checked",
+}
+"""What becomes of a table, in the order in which it is told."""
+SLOW = 12
+"""Revisions that the picture of the time shows."""
+
+
+def summary(result: StepResult) -> Shown:
+    """The rehearsal in a few sentences, and how many tables, rows and values were compared with which outcome."""
+    facts = result.facts
+    hops, proof = facts.get("hops") or [], facts.get("proof") or {}
+    done = [f"Copies of the backup were made in {facts.get('site', 'a place')}."] if hops else []
+    for hop in hops:
+        steps = f"{words.count(len(hop['revisions']), 'step')} in {words.duration(hop['seconds'])}"
+        ended = "stopped" if hop["error"] else f"took the copy from {hop['started_at']} to {hop['reached']}"
+        done.append(f"ZenML {hop['version']} {ended}: {steps}.")
+    if proof:
+        totals = proof["totals"]
+        done.append(
+            f"{words.count(totals['tables'], 'table')}, {words.count(totals['rows'], 'row')} and "
+            f"{words.count(totals['cells'], 'value')} were compared with the backup, one by one."
+        )
+    done += [f"The store itself {'is as it was' if facts.get('source_unchanged') else 'was changed by somebody else'}."]
+    counted = {name: [one for one in proof.get("tables", ()) if one["outcome"] == name] for name in OUTCOMES}
+    rows = [
+        {"outcome": name, "meaning": meaning, "tables": len(counted[name]), "rows": _rows(counted[name])}
+        for name, meaning in OUTCOMES.items()
+        if counted[name]
+    ]
+    columns = {"outcome": "Outcome", "meaning": "What that means", "tables": "Tables", "rows": "Rows"}
+    return listing("", done) + (table(rows, columns, "What becomes of your tables") if rows else Shown("", ""))
+
+
+def story(result: StepResult) -> Shown:
+    """What each release in between does to the data, in plain words."""
+    told: dict[tuple[str, str], float] = {}
+    for one in result.facts.get("story") or []:
+        if one["why"]:
+            key = (one["release"], one["why"])
+            told[key] = told.get(key, 0.0) + one["seconds"]
+    rows = [{"release": release, "why": why, "seconds": seconds} for (release, why), seconds in told.items()]
+    return table(
+        rows, {"release": "Release", "why": "What it does", "seconds": "Time"}, "What the releases do on the way"
+    )
+
+
+def obstacles(result: StepResult) -> Shown:
+    """Conditions that this database meets: the rows, and what puts them right."""
+    found = result.facts.get("obstacles") or []
+    if not found:
+        return sentence("No known condition stands in the way.")
+    shown = Shown("", "")
+    for one in found:
+        heading = f"{words.mark(one['severity'])} {one['id']} · {one['title']} · {words.count(one['count'], 'row')}"
+        content = sentence(one["message"]) + sentence(f"Do this: {one['remedy']}")
+        names = list(dict.fromkeys(name for row in one["rows"] for name in row))
+        if names:
+            content += table(one["rows"], {name: name for name in names}, "The rows, at most 20")
+        settings = [f"{name}={value}" for name, value in one["variables"].items()]
+        content += listing("For the migration, set", settings)
+        content += listing("In SQL, to be read before it is run", one["statements"])
+        if one["statements"] or settings:
+            content += sentence(f"See it work on a copy: zenml-upgrade rehearse … --try-remedy {one['id']}")
+        shown += folded(heading, content, opened=one["severity"] == "block")
+    found = result.facts.get("bisection")
+    if found:
+        works = f"the last release that migrates this database is {found['last_working'] or 'none'}"
+        shown += sentence(f"Tried on copies: {works}, the first that fails is {found['first_failing'] or 'none'}.")
+    return shown
+
+
+def tables(result: StepResult) -> Shown:
+    """Every table before and after; those that are as they were are folded."""
+    proof = result.facts.get("proof") or {}
+    rows = [{**one, "note": _note(one)} for one in proof.get("tables", ())]
+    order = list(OUTCOMES)[::-1]
+    loud = sorted((row for row in rows if row["outcome"] != "unchanged"), key=lambda row: order.index(row["outcome"]))
+    columns = {"outcome": "Outcome", "table": "Table", "before": "Rows before", "after": "Rows after", "note": "Why"}
+    if not rows:
+        return sentence("Nothing was compared: the migration did not end well.")
+    shown = unexplained(proof) + table(loud, columns, "Tables that change")
+    same = [row for row in rows if row["outcome"] == "unchanged"]
+    shown += folded_table(same, {"table": "Table", "after": "Rows"}, "table", before="✓ exactly as before: ")
+    columns = {"table": "Table", "column": "Column", "was": "Was", "outcome": "Outcome", "release": "Release"}
+    changed = [{"table": row["table"], **column} for row in rows for column in row["columns"]]
+    shown += folded_table(changed, {**columns, "why": "Why"}, "column", after=" that are renamed, added, moved or gone")
+    return shown + listing("Not checked", proof["not_checked"])
+
+
+def unexplained(proof: Mapping[str, Any]) -> Shown:
+    """Rows and values that nothing explains, with both values."""
+    rows = [
+        {
+            "place": _place(one),
+            "kind": one["kind"],
+            "count": one["count"],
+            "key": _key(example["key"]),
+            **_both(example),
+        }
+        for one in proof.get("unexplained", ())
+        for example in one["examples"]
+    ]
+    columns = {"place": "Where", "kind": "What", "count": "How many", "key": "Key", "old": "Before", "new": "After"}
+    return table(rows, columns, "✗ Not explained by any release") if rows else Shown("", "")
+
+
+def dropped(result: StepResult) -> Shown:
+    """What goes by design, and where it is kept."""
+    proof = result.facts.get("proof") or {}
+    rows = [
+        {**one, "place": _place(one), "hidden": ", ".join(one["hidden"]) or None}
+        for one in proof.get("dropped", ())
+        if one["rows"]
+    ]
+    if not rows:
+        return sentence("Nothing of yours goes.")
+    columns = {"place": "What", "rows": "Rows", "release": "Release", "why": "Why", "file": "Kept in this run as"}
+    return table(rows, {**columns, "hidden": "Not kept: secret"}, "What goes by design")
+
+
+def people(result: StepResult) -> Shown:
+    """Names that people will find changed, as both releases list them."""
+    rows = result.facts.get("people")
+    if rows is None:
+        return sentence("The names were not compared: one of the releases did not list them.")
+    if not rows:
+        return sentence("Every pipeline, stack, user, secret and model has the same name in both releases.")
+    columns = {"kind": "Kind", "before": "Name before", "after": "Name after", "change": "Change"}
+    return table(rows, {**columns, "detail": "Detail", "expected": "Expected, because"}, "What people will notice")
+
+
+def time(result: StepResult) -> Shown:
+    """How long the real upgrade will take, and which steps of the migration take it."""
+    forecast = result.facts.get("forecast") or {}
+    if not forecast:
+        return sentence("There is no forecast: the migration did not end well.")
+    names = {"backup": "Backup", "migration": "Migration", "downtime": "Downtime, when all goes well"}
+    names |= {"restore": "Going back, should it be needed", "with_rollback": "Downtime with going back"}
+    shown = pairs({key: words.duration(forecast[key]) for key in names}, names, "How long it will take")
+    if forecast["speed"] is None:
+        shown += sentence(f"Measured in {forecast['where']}; how fast your server is beside it could not be measured.")
+    elif forecast["speed"] != 1:
+        shown += sentence(
+            f"Measured in {forecast['where']}, which is {forecast['speed']:.2g} times as fast, and scaled."
+        )
+    spent = sorted(result.facts.get("story") or [], key=lambda one: -float(one["seconds"]))
+    slow = [(f"{one['release']} {one['revision']}", one["seconds"]) for one in spent[:SLOW] if one["seconds"] >= 0.05]
+    columns = {"release": "Release", "revision": "Revision", "seconds": "Time", "why": "What it does"}
+    shown += bars(slow, "The slowest steps of the migration", "seconds")
+    shown += folded_table(spent, columns, "step", after=" of the migration, slowest first")
+    peaks = [{"version": hop["version"], "memory": hop["memory"], "disk": hop["disk"]} for hop in result.facts["hops"]]
+    peak = {"version": "Migrated with ZenML", "memory_bytes": "Memory, at most", "disk_bytes": "The copy grew by"}
+    rows = [{"version": one["version"], "memory_bytes": one["memory"], "disk_bytes": one["disk"]} for one in peaks]
+    return shown + table(rows, peak, "What the migration took")
+
+
+def way_back(result: StepResult) -> Shown:
+    """The drill of a rollback: the backup restored, and opened by the release in use now."""
+    drill = result.facts.get("drill")
+    if not drill:
+        return sentence("The way back was not tried.")
+    names = {"zenml": "Opened with ZenML", "seconds": "Time", "runs": "Runs listed", "stacks": "Stacks listed"}
+    return pairs(drill, {**names, "user": "User", "active_stack": "Active stack"}, "The way back, tried on a copy")
+
+
+def end_of_log(result: StepResult) -> Shown:
+    """What the migration printed last, open where it failed."""
+    failed = any(hop["error"] for hop in result.facts.get("hops") or ())
+    return log(result.facts.get("log_tail", ""), opened=failed)
+
+
+def _rows(tables: Iterable[Mapping[str, Any]]) -> int:
+    return sum((one["after"] if one["after"] is not None else one["before"]) or 0 for one in tables)
+
+
+def _note(one: Mapping[str, Any]) -> str:
+    """Why a table is not what it was, in a line."""
+    said = [f"called {one['was']} before"] if one["was"] and one["was"] != one["table"] else []
+    said += [f"{words.count(one['new_rows'], 'row')} added"] if one["new_rows"] else []
+    said += [f"{words.count(one['dropped_rows'], 'row')} gone"] if one["dropped_rows"] else []
+    return "; ".join([*said, *one["why"]])
+
+
+def _place(one: Mapping[str, Any]) -> str:
+    return f"{one['table']}.{one['column']}" if one["column"] else str(one["table"])
+
+
+def _key(key: Mapping[str, Any]) -> str:
+    return ", ".join(str(value) for value in key.values())
+
+
+def _both(example: Mapping[str, Sequence[Any] | Any]) -> dict[str, str]:
+    return {"old": repr(example["before"]), "new": repr(example["after"])}
