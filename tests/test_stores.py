@@ -101,7 +101,7 @@ def test_a_database_on_a_server_is_found_without_connecting(
     assert (store.engine, store.server.password) == ("mysql", "s3cr3t@pw")
     assert store.url == "mysql://someone@db.example:3307/zenml"
     assert "s3cr3t" not in repr(store)
-    with pytest.raises(BadPlan, match="not rehearsed yet"):
+    with pytest.raises(BadPlan, match="needs a SQLite store"):
         store.path  # noqa: B018
 
 

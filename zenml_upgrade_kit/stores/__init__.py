@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import sqlite3
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -55,10 +57,10 @@ class Store:
         if self.file:
             return self.file
         raise BadPlan(
-            "MySQL and MariaDB stores can be backed up, verified and restored, but not rehearsed yet",
-            expected="a SQLite store",
+            "this needs a SQLite store",
+            expected="a database that is a file",
             found=self.url,
-            remedy="make backups of it with zenml-upgrade backup; rehearse with a SQLite store",
+            remedy="name a SQLite store",
         )
 
     @property
@@ -93,6 +95,34 @@ def locate(given: str) -> Store:
         return _of_config(path / "config.yaml", path / "local_stores")
     config = path.parent.parent.parent / "config.yaml"  # its usual place; it may be that of another database
     return _checked(path, _naming(path, config, config.parent / "local_stores"), _stores_of(path, path.parent))
+
+
+def connect(database: Path | Server, *, write: bool = False) -> Reader:
+    """A connection to either engine, read-only unless ``write``: then each statement is a transaction of its own.
+
+    Writing is for copies alone. Raises :class:`StoreUnreadable`; nothing is ever created.
+    """
+    if isinstance(database, Server):
+        return mysql.connect(database, write=write)
+    if not write:
+        return sqlite.connect(database)
+    try:
+        uri = f"{database.absolute().as_uri()}?mode=rw"
+        connection = sqlite3.connect(uri, uri=True, timeout=sqlite.PATIENCE, isolation_level=None)
+    except sqlite3.Error as error:
+        raise sqlite.unreadable(database, error) from None
+    connection.row_factory = sqlite3.Row
+    return connection
+
+
+def identity(database: Path | Server) -> str:
+    """The same as long as nothing in the database changes: of a file its bytes, on a server rows of every table."""
+    if isinstance(database, Path):
+        return sqlite.digest(database)
+    with closing(mysql.connect(database)) as connection:
+        mysql.begin(connection)
+        found = mysql.contents([connection])
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 
 def tables(connection: Reader) -> dict[str, list[str]]:
