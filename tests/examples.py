@@ -1,5 +1,6 @@
 """Results as steps leave them, full of names that nobody vetted."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zenml_upgrade_kit.findings import Finding, Severity, Status, StepResult
@@ -78,16 +79,47 @@ def backup() -> StepResult:
 
 
 def rehearsal() -> StepResult:
-    """30_rehearsal in which one table lost a row, one went and one came."""
-    tables = [
-        {"table": EVIL, "before": 3, "after": 2, "note": EVIL},
-        {"table": "role", "before": 2, "after": None, "note": "dropped in 0.50.0"},
-        {"table": "tag", "before": None, "after": 0, "note": ""},
-        {"table": "step_run", "before": 14, "after": 14, "note": ""},
+    """30_rehearsal with one table of each outcome, a condition, a name that changed and a value nobody explains."""
+    column = {"column": EVIL, "was": "workspace_id", "outcome": "renamed", "release": "0.80.0", "why": EVIL}
+    tables = [_table(EVIL, outcome, columns=[column]) for outcome in ("changed", "renamed", "added", "not_checked")]
+    tables += [_table("step_run", "unexplained"), _table("role", "dropped", after=None), _table("tag", "unchanged")]
+    example = {"key": {"id": EVIL}, "before": EVIL, "after": None}
+    proof = {
+        "tables": tables,
+        "unexplained": [
+            {"table": "step_run", "column": "status", "kind": "differs", "count": 1, "examples": [example]},
+            {"table": "step_run", "column": "", "kind": "missing", "count": 1, "examples": [example]},
+        ],
+        "dropped": [
+            {"table": "role", "column": "", "rows": 2, "file": "dropped/role.csv", "release": "0.50.0", "why": EVIL}
+            | {"hidden": ["hub_token"]}
+        ],
+        "totals": {"tables": 7, "rows": 2000, "cells": 30_000},
+        "not_checked": [EVIL],
+    }
+    error = {"type": "IntegrityError", "message": EVIL, "traceback": EVIL}
+    hop = {"version": "0.98.0", "started_at": "0.55.5", "reached": "0.83.0", "seconds": 61.5, "memory": 9 << 27}
+    hop |= {"disk": 1 << 30, "revisions": [{"revision": "3d7e39f3ac92", "release": "0.83.1", "seconds": 60.5}]}
+    obstacle = {"id": "DC107", "title": EVIL, "severity": "block", "release": "0.72.0", "message": EVIL, "remedy": EVIL}
+    obstacle |= {"count": 2, "rows": [{"id": EVIL, "name": "x"}], "statements": [EVIL], "variables": {"A": "b"}}
+    people = [
+        {"kind": "stack", "before": EVIL, "after": "default-1a2b", "change": "renamed", "detail": "", "expected": EVIL},
+        {"kind": "pipeline", "before": "train", "after": "", "change": "gone", "detail": EVIL, "expected": ""},
     ]
-    facts = {"copy": "/x", "seconds": 61.5, "revision_before": "0.55.5", "revision_after": "0.98.0", "tables": tables}
-    facts |= {"source_unchanged": True, "log_tail": f"one\n{EVIL}\n{'unbroken' * 60}"}
+    why = {"release": "0.83.1", "revision": "3d7e39f3ac92", "why": EVIL, "seconds": 60.5}
+    forecast = {"backup": 1.0, "migration": 61.5, "restore": 2.0, "downtime": 62.5, "with_rollback": 64.5, "speed": 1.5}
+    drill = {"zenml": "0.55.5", "user": EVIL, "active_stack": EVIL, "runs": 5, "stacks": 2, "seconds": 4.5}
+    facts = {"site": EVIL, "seconds": 61.5, "revision_before": "0.55.5", "revision_after": "0.98.0", "proof": proof}
+    facts |= {"hops": [{**hop, "error": error}], "story": [why], "obstacles": [obstacle], "people": people}
+    facts |= {"bisection": {"first_failing": "0.83.1", "last_working": "0.83.0"}, "drill": drill}
+    facts |= {"forecast": {**forecast, "where": EVIL}, "source_unchanged": True, "path": ["0.98.0"]}
+    facts |= {"log_tail": f"one\n{EVIL}\n{'unbroken' * 60}"}
     return StepResult(step="30_rehearsal", status=Status.PASS, facts=facts, started=STARTED, seconds=73)
+
+
+def _table(name: str, outcome: str, after: int | None = 3, columns: Sequence[Mapping[str, str]] = ()) -> dict[str, Any]:
+    counted = {"before": 3, "after": after, "new_rows": 1, "dropped_rows": 1, "seconds": 0.1}
+    return {"table": name, "was": "old", "outcome": outcome, "columns": list(columns), "why": [EVIL], **counted}
 
 
 def artifacts() -> StepResult:

@@ -19,6 +19,8 @@ OUTCOMES = {
     "not_checked": "not checked",
 }
 """What becomes of a table, in the order in which it is told."""
+WORST = ("unexplained", "not_checked", "dropped", "changed", "added", "renamed")
+"""Tables that are not as they were, in the order in which they deserve a look."""
 SLOW = 12
 """Revisions that the picture of the time shows."""
 
@@ -91,8 +93,7 @@ def tables(result: StepResult) -> Shown:
     """Every table before and after; those that are as they were are folded."""
     proof = result.facts.get("proof") or {}
     rows = [{**one, "note": _note(one)} for one in proof.get("tables", ())]
-    order = list(OUTCOMES)[::-1]
-    loud = sorted((row for row in rows if row["outcome"] != "unchanged"), key=lambda row: order.index(row["outcome"]))
+    loud = sorted((row for row in rows if row["outcome"] != "unchanged"), key=lambda row: WORST.index(row["outcome"]))
     columns = {"outcome": "Outcome", "table": "Table", "before": "Rows before", "after": "Rows after", "note": "Why"}
     if not rows:
         return sentence("Nothing was compared: the migration did not end well.")

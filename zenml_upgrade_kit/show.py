@@ -194,20 +194,6 @@ def backups(rows: Sequence[Mapping[str, Any]], caption: str) -> Shown:
     return table(rows, {**columns, "verified": "Verified", "seconds": "Restored in"}, caption)
 
 
-def migration(result: StepResult) -> Shown:
-    """What the target release made of the copy: revisions, time, rows of each table before and after."""
-    names = {"copy": "Copy", "revision_before": "Revision before", "revision_after": "Revision after"}
-    names |= {"seconds": "Time of the migration", "source_unchanged": "Source unchanged"}
-    rows = [{**row, "change": _change(row["before"], row["after"])} for row in result.facts.get("tables") or []]
-    changed = [row for row in rows if row["change"] or row["note"]]
-    same = [row for row in rows if row not in changed]
-    columns = {"table": "Table", "before": "Rows before", "after": "Rows after", "change": "Change", "note": "Note"}
-    shown = pairs(result.facts, names, "The rehearsed migration")
-    shown += table(changed, columns, "Tables whose rows changed")
-    shown += folded_table(same, {"table": "Table", "after": "Rows"}, "table", after=" with as many rows as before")
-    return shown + log(result.facts.get("log_tail", ""))
-
-
 def smoke_runs(result: StepResult) -> Shown:
     """Every pipeline that was run under the target release, beside its latest run in the store."""
     runs = result.facts.get("runs") or []
@@ -248,10 +234,3 @@ def facts(result: StepResult, caption: str) -> Shown:
     for key, name in words.names(lists).items():
         shown += listing(name, map(words.told, lists[key]))
     return shown
-
-
-def _change(before: int | None, after: int | None) -> str:
-    """How the number of rows changed; empty when it did not."""
-    if before is None or after is None:
-        return "new" if before is None else "gone"
-    return f"{after - before:+,}" if after != before else ""
