@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import re
 import sqlite3
 import tempfile
 import threading
@@ -15,13 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from zenml_upgrade_kit.archive import Backup
-from zenml_upgrade_kit.errors import BackupUnusable, BadPlan, KitError, RestoreRefused, StoreUnreadable
+from zenml_upgrade_kit.errors import BackupUnusable, BadPlan, KitError, PlaceUnusable, RestoreRefused, StoreUnreadable
 from zenml_upgrade_kit.findings import now
 from zenml_upgrade_kit.places import room
 from zenml_upgrade_kit.stores import dumping, locate, mysql, private, scratch, sqlite
 from zenml_upgrade_kit.stores.address import Server
 
 BLOCK = 1 << 20
+FULL = re.compile(r"is full|disk full|no space left|\b(?:errcode|errno|error):? ?28\b", re.IGNORECASE)
+"""What servers and their programs say when a disk is full, whatever table it was."""
 SESSIONS = 4
 """That compare what was restored, which nobody else uses: they wait for the disk more than for each other."""
 
@@ -113,7 +117,11 @@ def unpack(backup: Backup, role: str, target: Path, identity: Path | None = None
         )
     room(target.parent, files[0]["original_bytes"])
     target.touch(mode=0o600, exist_ok=False)
-    with backup.open(files[0], identity) as source, target.open("wb") as file:
+    with (
+        _roomy(str(target.parent), files[0]["original_bytes"]),
+        backup.open(files[0], identity) as source,
+        target.open("wb") as file,
+    ):
         while block := source.read(BLOCK):
             file.write(block)
     return target
@@ -134,22 +142,33 @@ def beside(
     backup: Backup, server: Server, identity: Path | None, *, purpose: str
 ) -> Iterator[tuple[Server, list[str]]]:
     """A scratch schema on a server with the backup in it, and where it differs from the manifest; gone afterwards."""
-    manifest = backup.manifest
+    must_load(backup, server)
+    for left in scratch.leftovers(server):
+        if not left["alive"] and left["purpose"] != scratch.COPY:  # of a drill or a restore that was killed
+            scratch.remove(server, left["name"])
+    with scratch.scratch(server, backup.manifest["server"], purpose) as fresh:
+        yield fresh, fill(backup, fresh, identity)
+
+
+def must_load(backup: Backup, server: Server) -> None:
+    """Raises :class:`StoreUnreadable` when a server is known not to take the backup, before anything is done."""
+    wanted = backup.manifest["server"]
     with closing(mysql.connect(server.using("information_schema"))) as connection:
-        reasons = dumping.loadable(manifest["server"], connection)
+        reasons = dumping.loadable(wanted, connection)
     if reasons:
         raise StoreUnreadable(
             f"the backup {backup.where} cannot be loaded into {server.name}",
-            expected=f"a server like the one it came from, {manifest['server']['flavour']}"
-            f" {manifest['server']['version']}",
+            expected=f"a server like the one it came from, {wanted['flavour']} {wanted['version']}",
             found="; ".join(reasons),
             remedy="choose a server of that flavour and version, or newer; nothing was changed",
         )
-    for left in scratch.leftovers(server):
-        if not left["alive"]:  # of a drill or a restore that was killed
-            scratch.remove(server, left["name"])
+
+
+def fill(backup: Backup, fresh: Server, identity: Path | None) -> list[str]:
+    """Load a backup into an empty schema; where it differs from the manifest, in sentences."""
+    manifest = backup.manifest
     with (
-        scratch.scratch(server, manifest["server"], purpose) as fresh,
+        _roomy(fresh.name, sum(manifest["server"]["tables"].values())),
         tempfile.TemporaryDirectory(prefix="zuk-") as staging,
     ):
         if manifest["dump_format"] == "mydumper":
@@ -162,7 +181,24 @@ def beside(
                 dumping.load(fresh, format=manifest["dump_format"], files=files, staging=Path(staging))
             finally:
                 loaded.set()
-        yield fresh, server_differences(backup, fresh, known.result() if known else {})
+        return server_differences(backup, fresh, known.result() if known else {})
+
+
+@contextmanager
+def _roomy(where: str, wanted: float) -> Iterator[None]:
+    """A disk that fills up meanwhile is told as that: it is no fault of the backup."""
+    try:
+        yield
+    except (OSError, RestoreRefused) as error:
+        found = error.found if isinstance(error, RestoreRefused) else str(error)
+        if not (FULL.search(found) or getattr(error, "errno", 0) == errno.ENOSPC):
+            raise
+        raise PlaceUnusable(
+            f"there is no room in {where}",
+            expected=f"{wanted:,.0f} bytes",
+            found=found,
+            remedy="make room there, or choose another place; the backup is as it was",
+        ) from None
 
 
 def _as_they_come(connection: mysql.Connection, loaded: threading.Event) -> dict[str, dict[str, Any]]:

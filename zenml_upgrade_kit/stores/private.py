@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -19,6 +20,8 @@ PATIENCE = 60.0
 """Seconds until the server must answer; measured: under one."""
 PLACES = ("/usr/sbin", "/usr/local/sbin", "/usr/local/bin", "/opt/homebrew/bin", "/opt/homebrew/sbin")
 """Where servers are installed beside ``PATH``."""
+LOCAL = "DELETE FROM mysql.global_priv WHERE Host <> 'localhost' AND User = 'root' OR User = '';\nFLUSH PRIVILEGES;\n"
+"""Run before anybody can connect: the accounts that a new data folder has for TCP need no password."""
 INSTALL = "install it: apt install mariadb-server, brew install mariadb, or mamba install -c conda-forge mariadb"
 
 
@@ -34,24 +37,27 @@ def available() -> bool:
 
 
 @contextmanager
-def server(options: Mapping[str, str] | None = None, *, port: int = 0, folder: Path | None = None) -> Iterator[Server]:
-    """A running server with an account ``root`` that needs no password; it ends, and its data goes, with the context.
+def server(
+    options: Mapping[str, str] | None = None, *, port: int = 0, folder: Path | None = None, data: Path | None = None
+) -> Iterator[Server]:
+    """A running server with an account ``root`` that needs no password on its socket, which only this user reaches.
 
-    options: of ``mariadbd``, such as ``{"sql-mode": ""}``; the character set is utf8mb4 unless told (the built-in
-    default is latin1, with which every ZenML release fails on the first other character). port: on 127.0.0.1, 0 for
-    none. folder: where its own temporary folder is made. Raises :class:`StoreUnreadable` when it cannot be started.
+    It ends with the context. options: of ``mariadbd``, such as ``{"sql-mode": ""}``; the character set is utf8mb4
+    unless told (the built-in default is latin1, with which every ZenML release fails on the first other character).
+    port: on 127.0.0.1, 0 for none; nobody can log in there unless an account is made. folder: where its own temporary
+    folder is made. data: a data folder that stays, made when it is not there; otherwise it goes with the context.
+    Raises :class:`StoreUnreadable` when it cannot be started.
     """
     if not available():
         raise _not_started("MariaDB's mariadbd and mariadb-install-db", "not on PATH", INSTALL)
     # a short path: a socket's may have about 100 characters
     with tempfile.TemporaryDirectory(prefix="zuk-db-", dir=folder, ignore_cleanup_errors=True) as own:
         account = ["--user=root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
-        data, log, socket = Path(own, "data"), Path(own, "log"), Path(own, "s")
-        install = [find("mariadb-install-db"), "--no-defaults", f"--datadir={data}", "--skip-test-db"]
-        install += ["--auth-root-authentication-method=normal", *account]
-        made = subprocess.run(install, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
-        if made.returncode:
-            raise _not_started("an empty data folder", (made.stderr or made.stdout).strip()[-400:], "see the message")
+        data = data or Path(own, "data")
+        log, listens, first = Path(own, "log"), Path(own, "s"), Path(own, "first.sql")
+        if not data.exists():
+            _install(data, account)
+        first.write_text(LOCAL)
         chosen = {
             "character-set-server": "utf8mb4",
             "collation-server": "utf8mb4_general_ci",
@@ -60,8 +66,8 @@ def server(options: Mapping[str, str] | None = None, *, port: int = 0, folder: P
             **({"port": str(port), "bind-address": "127.0.0.1"} if port else {"skip-networking": "1"}),
             **(options or {}),
         }
-        command = guarded([find("mariadbd"), "--no-defaults", f"--datadir={data}", f"--socket={socket}"])
-        command += [f"--pid-file={own}/pid", f"--tmpdir={own}", "--skip-name-resolve", *account]
+        command = guarded([find("mariadbd"), "--no-defaults", f"--datadir={data}", f"--socket={listens}"])
+        command += [f"--init-file={first}", f"--pid-file={own}/pid", f"--tmpdir={own}", "--skip-name-resolve", *account]
         command += [f"--{name}={value}" for name, value in chosen.items()]
         with (
             log.open("wb") as written,
@@ -70,8 +76,8 @@ def server(options: Mapping[str, str] | None = None, *, port: int = 0, folder: P
             ) as process,
         ):
             try:
-                _wait(process, socket, log)
-                yield Server(user="root", host="127.0.0.1" if port else "localhost", port=port, socket=str(socket))
+                _wait(process, listens, log)
+                yield Server(user="root", host="127.0.0.1" if port else "localhost", port=port, socket=str(listens))
             finally:
                 process.terminate()
                 try:
@@ -80,11 +86,26 @@ def server(options: Mapping[str, str] | None = None, *, port: int = 0, folder: P
                     process.kill()
 
 
-def _wait(process: subprocess.Popen[bytes], socket: Path, log: Path) -> None:
-    ping = [find("mariadb-admin", "mysqladmin"), "--no-defaults", "-uroot", "-S", str(socket), "ping"]
+def _install(data: Path, account: list[str]) -> None:
+    command = [find("mariadb-install-db"), "--no-defaults", f"--datadir={data}", "--skip-test-db", *account]
+    command += ["--auth-root-authentication-method=normal"]
+    made = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    if made.returncode:
+        raise _not_started("an empty data folder", (made.stderr or made.stdout).strip()[-400:], "see the message")
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait(process: subprocess.Popen[bytes], listens: Path, log: Path) -> None:
+    ping = [find("mariadb-admin", "mysqladmin"), "--no-defaults", "-uroot", "-S", str(listens), "ping"]
     until = time.monotonic() + PATIENCE
     while time.monotonic() < until and process.poll() is None:
-        if socket.exists() and subprocess.run(ping, capture_output=True, check=False).returncode == 0:
+        if listens.exists() and subprocess.run(ping, capture_output=True, check=False).returncode == 0:
             return
         time.sleep(0.05)
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []

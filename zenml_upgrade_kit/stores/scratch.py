@@ -33,40 +33,71 @@ LOADING = (
     "DROP TABLE t",
 )
 """What loading and comparing a dump takes."""
+COPY = "copy"
+"""Purpose of schemas that belong to a run, not to a process: only the run, or a user, removes them."""
+NAMES = 5
+"""That are tried when one is taken."""
 
 
 @contextmanager
 def scratch(server: Server, facts: Mapping[str, Any], purpose: str) -> Iterator[Server]:
-    """A new schema on the server, with the charset and collation of facts; it is dropped at the end.
-
-    purpose: a lower-case word. The session that made it keeps a named lock: to every host, the schema is in use for as
-    long as this process lives. Raises :class:`StoreUnreadable` when it cannot be made, with the grant that is needed.
-    """
-    name = _name(purpose)
-    with closing(_connect(server)) as connection:
+    """As :func:`make`, for as long as this process needs it: it is dropped at the end."""
+    fresh, session = make(server, facts, purpose)
+    with closing(session):
         try:
-            try:
-                _create(connection, name, _default(facts["charset"], facts["collation"]))
-                connection.execute(
-                    f"CREATE SQL SECURITY INVOKER VIEW {quoted(name)}.{quoted(MARKER)} AS"
-                    " SELECT %s AS created, %s AS host, %s AS pid",
-                    (now(), socket.gethostname(), os.getpid()),
-                )
-            except KitError as error:
-                raise StoreUnreadable(
-                    f"no scratch schema can be made on {server.name}",
-                    expected=f"a server with {facts['collation']}, and an account that may create schemas",
-                    found=error.found,
-                    remedy=_remedy(server, error),
-                ) from None
-            yield server.using(name)
+            yield fresh
         finally:
             with suppress(KitError):  # it is listed as left over
+                _drop(server, fresh.database)
+
+
+def make(server: Server, facts: Mapping[str, Any], purpose: str, run: str = "") -> tuple[Server, Connection]:
+    """A new schema on the server, with the charset and collation of facts, and the session that has its lock.
+
+    purpose: a lower-case word; what is made for :data:`COPY` stays when its process ends. run: the folder of the run
+    that it belongs to. To every host, the schema is in use until the session ends. Raises :class:`StoreUnreadable` when
+    it cannot be made, with the grant that is needed.
+    """
+    connection = _connect(server)
+    name = ""
+    try:
+        name = _create(connection, purpose, _default(facts["charset"], facts["collation"]))
+        connection.execute(
+            f"CREATE SQL SECURITY INVOKER VIEW {quoted(name)}.{quoted(MARKER)} AS"
+            " SELECT %s AS created, %s AS host, %s AS pid, %s AS run",
+            (now(), socket.gethostname(), os.getpid(), run),
+        )
+    except BaseException as error:
+        with suppress(KitError):
+            if name:
                 _drop(server, name)
+        connection.close()
+        if not isinstance(error, KitError):
+            raise
+        raise StoreUnreadable(
+            f"no scratch schema can be made on {server.name}",
+            expected=f"a server with {facts['collation']}, and an account that may create schemas",
+            found=error.found,
+            remedy=_remedy(server, error),
+        ) from None
+    return server.using(name), connection
 
 
-def why_not(server: Server, facts: Mapping[str, Any]) -> str:
-    """Why no scratch schema can hold what facts describe, in words; "" when one can.
+def hold(server: Server, name: str) -> Connection:
+    """A session that has the lock of a schema of ours: to every host, it is in use until :func:`release`."""
+    connection = _connect(server)
+    _lock(connection, name)
+    return connection
+
+
+def release(session: Connection, name: str) -> None:
+    """End a session that has the lock of a schema; nobody sees it in use any more."""
+    with suppress(KitError), closing(session):  # a server that was restarted has forgotten both
+        session.execute("SELECT RELEASE_LOCK(%s)", (name,))
+
+
+def why_not(server: Server, facts: Mapping[str, Any], copies: int = 1) -> str:
+    """Why no scratch schemas, so many, can hold what facts describe, in words; "" when they can.
 
     A small one is made, filled and dropped: no list of grants tells as much. How much room there is shows only where
     the server's data folder is on this machine.
@@ -78,14 +109,14 @@ def why_not(server: Server, facts: Mapping[str, Any]) -> str:
             data = Path(connection.execute("SELECT @@datadir")[0][0])
     except KitError as error:
         return f"{error.found}; {_remedy(server, error)}"
-    needed = sum(facts["tables"].values()) * 1.1
+    needed = sum(facts["tables"].values()) * 1.1 * copies
     here = server.socket or server.host in {"localhost", "127.0.0.1", "::1"}
     free = shutil.disk_usage(data).free if here and data.is_dir() else needed
     return "" if free >= needed else f"{free:,} bytes are free in {data}, and {needed:,.0f} are needed"
 
 
 def leftovers(server: Server) -> list[dict[str, Any]]:
-    """Schemas of ours on the server: ``name``, ``purpose``, ``created`` (UTC), ``host``, ``pid``, ``alive``.
+    """Schemas of ours on the server: ``name``, ``purpose``, ``created`` (UTC), ``host``, ``pid``, ``run``, ``alive``.
 
     Ours is what has our kind of name and either our marker or nothing in it, as when its maker was killed at once;
     never what a switch kept. alive: whether a process, on any host, still uses it.
@@ -95,10 +126,13 @@ def leftovers(server: Server) -> list[dict[str, Any]]:
         return [found for name in names if OURS.fullmatch(name) and (found := _described(connection, name))]
 
 
-def remove(server: Server, name: str) -> None:
-    """Drop what :func:`leftovers` lists; raises :class:`BadPlan` for any other schema, and for one in use."""
+def remove(server: Server, name: str, own: Connection | None = None) -> None:
+    """Drop what :func:`leftovers` lists; raises :class:`BadPlan` for any other schema, and for one in use.
+
+    own: the session that has its lock, of the process that removes it; it ends.
+    """
     found = next((one for one in leftovers(server) if one["name"] == name), None)
-    if not found or found["alive"]:
+    if not found or (found["alive"] and not own):
         raise BadPlan(
             f"the schema {name} on {server.name} is not removed",
             expected="a scratch schema whose process has ended",
@@ -106,6 +140,8 @@ def remove(server: Server, name: str) -> None:
             remedy="wait for it" if found else "choose one that is listed as left over",
         )
     _drop(server, name)
+    if own:
+        release(own, name)
 
 
 def tables_in(server: Server) -> int:
@@ -145,21 +181,20 @@ def switch(server: Server, fresh: Server) -> str:
         if obstacles := _obstacles(connection, target, source) if new else ["no table in the backup"]:
             raise _refused(server, "tables and nothing else", obstacles, "restore into an empty database")
         was, wanted = _default_of(connection, target), _default_of(connection, source)
-        kept = _name(f"kept_{datetime.now(timezone.utc):%Y%m%dt%H%M%S}") if old else ""
-        moves = [(target, kept, table) for table in old] + [(source, target, table) for table in new]
-        steps = [f"{quoted(a)}.{quoted(table)} TO {quoted(b)}.{quoted(table)}" for a, b, table in moves]
+        kept = ""
         if not was:
             connection.execute(f"CREATE DATABASE {quoted(target)} {wanted}")
         try:
-            if kept:
-                _create(connection, kept, was)
+            kept = _create(connection, f"kept_{datetime.now(timezone.utc):%Y%m%dt%H%M%S}", was) if old else ""
+            moves = [(target, kept, table) for table in old] + [(source, target, table) for table in new]
+            steps = [f"{quoted(a)}.{quoted(table)} TO {quoted(b)}.{quoted(table)}" for a, b, table in moves]
             connection.execute(f"RENAME TABLE {', '.join(steps)}")
         except KitError as error:
             # a session that answers has ended its statement; without an answer what is kept may yet be on its way
             if [_tables(connection, name) for name in (target, source)] != [old, new]:
                 raise
             if kept:
-                with suppress(KitError):  # it may not have been made
+                with suppress(KitError):  # it is empty, and listed as left over
                     _drop(server, kept)
             found = [error.found, *in_use(server)]
             remedy = "stop what is connected, such as a ZenML server, or grant what is missing, and try again"
@@ -182,10 +217,6 @@ def _let_go(connection: Connection, kept: str) -> None:
         connection.execute(f"ALTER TABLE {quoted(kept)}.{quoted(table)} DROP FOREIGN KEY {quoted(name)}")
 
 
-def _name(purpose: str) -> str:
-    return f"{PREFIX}{purpose}_{secrets.token_hex(4)}"
-
-
 def _remedy(server: Server, error: KitError) -> str:
     """Where a grant is missing, the one that is enough for every schema of ours."""
     pattern = f"{PREFIX}%".replace("_", r"\_")
@@ -201,11 +232,27 @@ def _connect(server: Server) -> Connection:
     return mysql.connect(server.using("information_schema"), write=True)
 
 
-def _create(connection: Connection, name: str, default: str) -> None:
-    """The lock comes first and goes with the session: an empty schema without it is nobody's any more."""
+def _create(connection: Connection, purpose: str, default: str) -> str:
+    """The name of a new schema. The lock comes first: an empty schema without it is nobody's any more."""
     connection.execute("SET SESSION wait_timeout = 2147483")  # seconds; a drill of a large store may take hours
-    connection.execute("SELECT GET_LOCK(%s, 0)", (name,))
-    connection.execute(f"CREATE DATABASE {quoted(name)} {default}")
+    for left in reversed(range(NAMES)):
+        name = f"{PREFIX}{purpose}_{secrets.token_hex(4)}"
+        if not _lock(connection, name):
+            continue
+        try:
+            connection.execute(f"CREATE DATABASE {quoted(name)} {default}")
+            return name
+        except KitError:
+            if not left or not _default_of(connection, name):  # not for want of another name
+                raise
+            connection.execute("SELECT RELEASE_LOCK(%s)", (name,))
+    raise BadPlan(
+        "no name is free for a scratch schema", expected="one of five", found="all of them taken", remedy="try again"
+    )
+
+
+def _lock(connection: Connection, name: str) -> bool:
+    return bool(connection.execute("SELECT GET_LOCK(%s, 0)", (name,))[0][0])
 
 
 def _drop(server: Server, name: str) -> None:
@@ -219,8 +266,9 @@ def _described(connection: Connection, name: str) -> dict[str, Any]:
     objects = [row[0] for row in connection.execute(query, (name,))]
     if objects and MARKER not in objects:
         return {}
-    unknown = {"created": "", "host": "", "pid": ""}
-    told = dict(connection.execute(f"SELECT * FROM {quoted(name)}.{quoted(MARKER)}")[0]) if objects else unknown
+    told = {"created": "", "host": "", "pid": "", "run": ""}
+    if objects:
+        told |= dict(connection.execute(f"SELECT * FROM {quoted(name)}.{quoted(MARKER)}")[0])
     used = connection.execute("SELECT IS_USED_LOCK(%s)", (name,))[0][0]
     return {"name": name, "purpose": OURS.sub(r"\1", name), **told, "alive": used is not None}
 
