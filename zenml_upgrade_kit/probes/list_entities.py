@@ -1,0 +1,203 @@
+"""Opens a copy of a store with this environment's ZenML and lists by name what its client shows to people.
+
+Called as ``python -I list_entities.py request.json reply.json`` with ZENML_STORE_URL set to the copy. The request:
+``limit``, how many of each kind to list at most, 0 for totals alone. The reply:
+
+- ``zenml`` (its version); ``user``, ``active_stack``, ``active_project``: names;
+- totals over all projects: ``runs``, ``stacks``, ``artifact_versions``;
+- ``entities``: per kind a list of objects with ``name``, ``id`` (artifacts: none before 0.51, when only their versions
+  had one), ``project`` where there are several, and what else is told of that kind; kinds that the release lacks are
+  missing. ``flavors_custom`` are those that are not built in; ``projects`` were called workspaces before 0.80;
+- ``cut``: kinds that have more than ``limit``, and how many;
+- ``errors``: kinds and totals that cannot be listed, and the first line of why.
+
+Values of secrets are fetched, which shows whether they can be read, and thrown away.
+"""
+
+import inspect
+import json
+import os
+import sys
+import typing
+
+PAGE = 100
+PAGES = 200
+"""Of one kind at most: 0.43 names an artifact once for each of its versions."""
+USER = "ZENML_DEFAULT_USER_NAME"
+"""The user that a client without a server is, in every release."""
+KINDS = (
+    ("users", ["list_users"], ["is_admin", "active"]),
+    ("pipelines", ["list_pipelines"], []),
+    ("stacks", ["list_stacks"], []),
+    ("components", ["list_stack_components"], ["type", "flavor"]),
+    ("schedules", ["list_schedules"], ["active"]),
+    ("models", ["list_models"], []),
+    ("artifacts", ["list_artifacts"], []),
+    ("tags", ["list_tags"], []),
+    ("service_accounts", ["list_service_accounts"], ["active"]),
+    ("flavors_custom", ["list_flavors"], ["type"]),
+    ("code_repositories", ["list_code_repositories"], []),
+    ("service_connectors", ["list_service_connectors"], []),
+)
+TOTALS = (
+    ("runs", ["list_pipeline_runs", "list_runs"]),
+    ("stacks", ["list_stacks"]),
+    ("artifact_versions", ["list_artifact_versions", "list_artifacts"]),  # which listed versions before 0.51
+)
+
+
+def listing(client, names):
+    """A function of page, size and a project for the first of these methods that the client has, or None.
+
+    Also, whether the method can be asked for one project.
+    """
+    method = next((getattr(client, name) for name in names if hasattr(client, name)), None)
+    if method is None:
+        return None, False
+    known = inspect.getclosurevars(getattr(method, "__func__", method)).nonlocals
+    written = known.get("func", method)  # 0.55 wraps what the client can do, and hides what it can be asked
+    parameters = inspect.signature(written).parameters
+    scope = next((name for name in ("project", "workspace_id") if name in parameters), None)
+    more = {"is_archived": None} if "is_archived" in parameters else {}  # 0.98 leaves archived schedules out
+    if names == ["list_flavors"] and "hydrate" in parameters:
+        more["hydrate"] = True  # else each is fetched again to tell whether it is custom
+
+    def ask(page, size, project):
+        if "page" in parameters:
+            return method(page=page, size=size, **more, **({scope: project.id} if scope and project else {}))
+        # tags want a filter, up to 0.70
+        name, kind = next(item for item in typing.get_type_hints(written).items() if item[0] != "return")
+        return method(**{name: kind(page=page, size=size)})
+
+    return ask, bool(scope)
+
+
+class Lister:
+    """Asks a client for everything, project by project."""
+
+    def __init__(self, client, limit):
+        self.client, self.limit = client, limit
+        self.entities, self.cut, self.errors, self.totals = {}, {}, {}, {}
+        self.user = self.attempt("user", lambda: client.active_user.name)
+
+    def attempt(self, kind, ask, *arguments):
+        """What ask returns; None when it fails, which is then an error of the kind."""
+        try:
+            return ask(*arguments)
+        except Exception as error:
+            line = (str(error).strip().splitlines() or [""])[0]
+            self.errors.setdefault(kind, ("%s: %s" % (type(error).__name__, line))[:500])
+
+    def everything(self):
+        """Lists and counts in every project; they were called workspaces before 0.80."""
+        projects = self.attempt("projects", self.projects) or [None]
+        self.several = len(projects) > 1
+        for project in projects:
+            if project is not None:
+                self.attempt("projects", self.enter, project)
+            for kind, names in TOTALS:
+                self.attempt(kind, self.count, kind, names, project)
+            for kind, names, fields in KINDS if self.limit else ():
+                self.attempt(kind, self.collect, kind, names, fields, project)
+            if self.limit:
+                self.attempt("secrets", self.secrets, project)
+
+    def projects(self):
+        ask, _ = listing(self.client, ["list_projects", "list_workspaces"])
+        found, page, pages = [], 1, 1
+        while page <= pages:
+            answer = ask(page, PAGE, None)
+            found, page, pages = found + list(answer.items), page + 1, answer.total_pages
+        if self.limit:
+            self.entities["projects"] = {str(one.id): {"name": one.name, "id": str(one.id)} for one in found}
+        return found
+
+    def enter(self, project):
+        (getattr(self.client, "set_active_project", None) or self.client.set_active_workspace)(project.id)
+
+    def count(self, kind, names, project):
+        ask, scoped = listing(self.client, names)
+        total = ask(1, 1, project).total
+        known = self.totals.get(kind, 0)
+        self.totals[kind] = known + total if scoped else max(known, total)
+
+    def pages(self, kind, names, project):
+        """The items of a kind in a project, until the limit is reached."""
+        ask, _ = listing(self.client, names)
+        if ask is None:
+            return
+        known = self.entities.setdefault(kind, {})
+        page, pages = 1, 1
+        while page <= min(pages, PAGES) and len(known) < self.limit:
+            answer = ask(page, PAGE, project)
+            for item in answer.items:
+                if len(known) < self.limit:
+                    yield item
+            page, pages = page + 1, answer.total_pages
+            if page <= pages and (len(known) >= self.limit or page > PAGES):
+                self.cut[kind] = answer.total
+
+    def collect(self, kind, names, fields, project):
+        for item in self.pages(kind, names, project):
+            if kind == "flavors_custom" and not item.is_custom:
+                continue
+            entity = {"name": item.name, "id": str(item.id)}
+            key = entity["id"]
+            if kind == "artifacts" and not hasattr(self.client, "list_artifact_versions"):
+                key = entity.pop("id") and item.name
+            for field in fields:
+                value = getattr(item, field, None)
+                entity[field] = getattr(value, "value", getattr(value, "name", value))
+            if self.several and kind != "users":
+                entity["project"] = project.name
+            self.entities[kind].setdefault(key, entity)
+
+    def secrets(self, project):
+        """Secrets and whether they can be read, as each user: from 0.80 on nobody sees another's private ones."""
+        store, before = self.client.zen_store, os.environ.get(USER)
+        names = [user["name"] for user in self.entities.get("users", {}).values()]
+        each = names if hasattr(store, "_get_default_user") else [None]
+        for name in each:
+            if name is not None:
+                os.environ[USER], store._default_user = name, None
+            for item in self.pages("secrets", ["list_secrets"], project):
+                if str(item.id) not in self.entities["secrets"]:
+                    entity = {"name": item.name, "id": str(item.id), "readable": self.readable(item)}
+                    self.entities["secrets"][entity["id"]] = entity
+        if each != [None]:
+            os.environ.pop(USER, None)
+            os.environ.update({USER: before} if before is not None else {})
+            store._default_user = None
+
+    def readable(self, item):
+        try:
+            secret = self.client.get_secret(item.id)
+            return secret.secret_values is not None and not secret.has_missing_values
+        except Exception:
+            return False
+
+
+def main(request, reply):
+    import zenml
+    from zenml.client import Client
+
+    with open(request, encoding="utf-8") as file:
+        limit = json.load(file).get("limit", 1000)
+    client = Client()
+    lister = Lister(client, limit)
+    project = "active_project" if hasattr(Client, "active_project") else "active_workspace"
+    answer = {
+        "zenml": zenml.__version__,
+        "user": lister.user,
+        "active_stack": lister.attempt("active_stack", lambda: client.active_stack_model.name),
+        "active_project": lister.attempt("active_project", lambda: getattr(client, project).name),
+    }
+    lister.everything()
+    entities = {kind: list(found.values()) for kind, found in lister.entities.items()}
+    answer.update(lister.totals, entities=entities, cut=lister.cut, errors=lister.errors)
+    with open(reply, "w", encoding="utf-8") as file:
+        json.dump(answer, file)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2])

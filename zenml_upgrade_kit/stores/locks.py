@@ -1,0 +1,123 @@
+"""Who holds what somebody else waits for: sessions of a server, processes that have a SQLite file open."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Collection, Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+from zenml_upgrade_kit.errors import KitError
+from zenml_upgrade_kit.stores import mysql, sqlite
+from zenml_upgrade_kit.stores.address import Server
+
+_VALUE = re.compile(r"'(?:[^'\\]|\\.|'')*('|$)|\"(?:[^\"\\]|\\.|\"\")*(\"|$)", re.DOTALL)
+_BLOCKERS = (
+    (  # MySQL; MariaDB where its performance schema is switched on
+        "SELECT DISTINCT t.processlist_id, CONCAT('has locked ', l.object_name, ' (', l.lock_type, ')')"
+        " FROM performance_schema.metadata_locks l JOIN performance_schema.threads t ON t.thread_id = l.owner_thread_id"
+        " WHERE l.lock_status = 'GRANTED' AND l.object_type = 'TABLE' AND l.object_schema = %s"
+    ),
+    (  # MariaDB, with its plugin
+        "SELECT DISTINCT thread_id, CONCAT('has locked ', table_name, ' (', lock_mode, ')')"
+        " FROM information_schema.metadata_lock_info WHERE lock_type LIKE 'Table%%' AND table_schema = %s"
+    ),
+    (
+        "SELECT trx_mysql_thread_id, CONCAT('has a transaction open since ', trx_started, ' (server time)')"
+        " FROM information_schema.innodb_trx WHERE '' <> %s AND trx_mysql_thread_id <> 0"
+    ),
+    "SELECT id, CONCAT('is connected to ', db) FROM information_schema.processlist WHERE db = %s",
+)
+"""Session and what it does, the surest first; a server that lacks a table, or a grant for it, is asked the next."""
+
+
+def holders(database: Path | Server, waiting: Collection[int]) -> tuple[str, ...]:
+    """What is known of who holds a database, in sentences without statements' values; none when nobody is seen.
+
+    waiting: sessions, or processes for a file, that are not meant: those of the one who waits. Never raises.
+    """
+    try:
+        if isinstance(database, Path):
+            return tuple(_processes(database, waiting))
+        with closing(mysql.connect(database.using("information_schema"))) as connection:
+            return tuple(_sessions(connection, database.database, waiting))
+    except (KitError, OSError) as error:
+        return (f"who holds it cannot be seen: {getattr(error, 'found', error)}",)
+
+
+def end(server: Server, sessions: Collection[int]) -> None:
+    """End these sessions where they are in the server's database: a killed client's statement would go on waiting."""
+    with suppress(KitError), closing(mysql.connect(server.using("information_schema"))) as connection:
+        for row in connection.execute("SELECT id FROM processlist WHERE db = %s", [server.database]):
+            if row[0] in sessions:
+                with suppress(KitError):  # it has just ended
+                    connection.execute(f"KILL {int(row[0])}")
+
+
+def _sessions(connection: mysql.Connection, schema: str, waiting: Collection[int]) -> Iterator[str]:
+    sessions = {int(row["Id"]): row for row in connection.execute("SHOW FULL PROCESSLIST")}
+    for number in sorted(sessions.keys() & set(waiting)):
+        row = sessions[number]
+        if row["Command"] != "Sleep":
+            yield f"session {number} of the migration, for {row['Time']} s: {row['State'] or 'busy'}: {_statement(row)}"
+    found: dict[int, list[str]] = {}
+    for query in _BLOCKERS[:-1] if any(_ask(connection, query, schema) for query in _BLOCKERS[:-1]) else _BLOCKERS:
+        for number, what in _ask(connection, query, schema):
+            found.setdefault(int(number), []).append(str(what))
+    me = int(connection.execute("SELECT CONNECTION_ID()")[0][0])
+    for number, reasons in found.items():
+        if number not in (*waiting, me):
+            yield _session(number, sessions.get(number), reasons)
+
+
+def _ask(connection: mysql.Connection, query: str, schema: str) -> list[Any]:
+    with suppress(KitError):
+        return list(connection.execute(query, [schema]))
+    return []
+
+
+def _session(number: int, row: Any, reasons: list[str]) -> str:
+    who = f"session {number}" + (f" of {row['User']} from {row['Host']}" if row else "")
+    doing = "" if not row else f"; for {row['Time']} s it "
+    if row:
+        doing += "has been idle" if row["Command"] == "Sleep" else f"has been running {_statement(row)}"
+    return f"{who} {', '.join(dict.fromkeys(reasons))}{doing}"
+
+
+def _statement(row: Any) -> str:
+    """The beginning of a statement; what is quoted in it may be somebody's secret."""
+    return " ".join(_VALUE.sub("'...'", str(row["Info"] or row["Command"])).split())[:160]
+
+
+def _processes(path: Path, waiting: Collection[int]) -> Iterator[str]:
+    files = {os.path.realpath(path), *(str(sqlite.beside(Path(os.path.realpath(path)), s)) for s in sqlite.SIDE_FILES)}
+    locking = set(_locking(path)) - set(waiting)
+    for process in sorted(locking or set(_opening(files)) - set(waiting)):
+        name = _read(Path(f"/proc/{process}/comm"), lambda text: text.strip()) or "unknown"
+        yield f"process {process} ({name}) {'has locked' if process in locking else 'has open'} {path}"
+
+
+def _locking(path: Path) -> Iterator[int]:
+    """Processes with a POSIX lock on a file, as Linux lists them."""
+    inode = str(path.stat().st_ino)
+    for line in _read(Path("/proc/locks"), str.splitlines) or []:
+        fields = line.split()
+        place = next((field for field in fields if field.count(":") == 2), "")
+        if place.rpartition(":")[2] == inode and "->" not in fields:
+            yield int(fields[fields.index(place) - 1])
+
+
+def _opening(files: Collection[str]) -> Iterator[int]:
+    """Processes that have one of the files open; only those of this user can be looked into."""
+    for folder in Path("/proc").glob("[0-9]*/fd"):
+        with suppress(OSError):
+            if any(os.readlink(entry) in files for entry in folder.iterdir()):
+                yield int(folder.parent.name)
+
+
+def _read(path: Path, use: Callable[[str], Any]) -> Any:
+    with suppress(OSError):
+        return use(path.read_text(encoding="utf-8", errors="replace"))
+    return None
