@@ -33,7 +33,7 @@ def start() -> StepResult:
     }
     store = {"path": f"/home/{EVIL}/zenml.db", "config_yaml": None}
     facts = {"store": store, "source_version": "0.55.5", "stamp": "0.55.5", "target_version": "0.98.0"}
-    facts |= {"inventory": held, "source_sha256": "ab" * 32}
+    facts |= {"inventory": held, "source_identity": "ab" * 32}
     return StepResult(step="00_start", status=Status.PASS, facts=facts, started=STARTED, seconds=2.31)
 
 

@@ -5,22 +5,25 @@ import sqlite3
 import subprocess
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from zenml_upgrade_kit import inventory, releases
+from zenml_upgrade_kit import inventory, releases, stores
 from zenml_upgrade_kit.artifacts import locations, selection
 from zenml_upgrade_kit.environments import Environment
 from zenml_upgrade_kit.stores import Store, locate, sqlite
+from zenml_upgrade_kit.stores.address import Server
 
 EVERY_SETTING = selection.Sample(per_type=1, stages=("production",), used_days=30)
 Deployment = Callable[..., Path]
 
 
 def rows_of(store: Store) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    with closing(sqlite.connect(store.path)) as connection:
+    with closing(stores.connect(store.server or store.path)) as connection:
         return inventory.artifacts(connection, store.local_stores), inventory.runs(connection)
 
 
@@ -164,3 +167,113 @@ def test_no_secret_is_in_the_inventory(deployment: Deployment) -> None:
             ("eyJwYXRoIjogIiIsICJrZXkiOiAiYzRuYXJ5In0=",),  # {"path": "", "key": "c4nary"}
         )
     assert "c4nary" not in repr((inventory.take(store), rows_of(store)))
+
+
+# --- on a server
+
+
+def on_a_server(server: Server) -> Store:
+    return Store(server=server, config_yaml=None, local_stores=Path())
+
+
+@pytest.mark.parametrize("version", ["0.43.0", "0.55.5", "0.70.0"])
+def test_a_server_holds_what_a_file_does(
+    deployment: Deployment, mysql_store: Callable[..., Server], version: str
+) -> None:
+    """The sample's runs in both engines. Times are their own, and in a server of 0.55.5 some runs have the same."""
+    file, server = (locate(str(deployment(version))), on_a_server(mysql_store(version)))
+    before, own, held = stores.identity(server.server or Path()), inventory.take(file), inventory.take(server)
+    same = ("stamps", "source_version", "runs_by_status", "artifacts_by_type", "stacks", "users", "schedules")
+    for key in (*same, "libraries", "zenml_versions"):
+        assert held[key] == own[key], key
+    for pipeline, other in zip(held["pipelines"], own["pipelines"], strict=True):
+        assert (pipeline["name"], pipeline["runs"]) == (other["name"], other["runs"])
+        assert pipeline["last_status"] in ("completed", "failed")
+        assert datetime.fromisoformat(pipeline["last_run"]).year == datetime.fromisoformat(other["last_run"]).year
+    assert held["tables"].keys() == own["tables"].keys()
+    assert held["tables"]["artifact_version" if version != "0.43.0" else "artifact"] == 18
+    assert held["database_bytes"] > 1_000_000
+    assert json.dumps(held)
+    assert stores.identity(server.server or Path()) == before
+
+
+@pytest.mark.parametrize("version", ["0.55.5", "0.70.0"])
+def test_rows_of_a_server_are_those_of_a_file(
+    deployment: Deployment, mysql_store: Callable[..., Server], version: str
+) -> None:
+    file, server = rows_of(locate(str(deployment(version)))), rows_of(on_a_server(mysql_store(version)))
+    told = [
+        sorted(
+            (run["pipeline"], run["status"], step["name"], step["status"], *(one["name"] for one in step["outputs"]))
+            for run in runs
+            for step in run["steps"]
+        )
+        for _, runs in (file, server)
+    ]
+    assert told[0] == told[1]
+    assert [run["start_time"] for run in server[1]] == sorted((run["start_time"] for run in server[1]), reverse=True)
+    for key in ("name", "version", "type", "data_type", "materializer", "store_flavor"):
+        assert sorted(str(row[key]) for row in server[0]) == sorted(str(row[key]) for row in file[0])
+    for row in server[0]:  # nobody said where the local stores are: the URIs do
+        assert Path(row["uri"]).is_relative_to(row["store_root"])
+        assert Path(row["store_root"]).name == row["store_id"]
+
+
+def test_runs_can_be_asked_for_one_by_one(deployment: Deployment, mysql_store: Callable[..., Server]) -> None:
+    for store in (locate(str(deployment("0.70.0"))), on_a_server(mysql_store("0.70.0"))):
+        with closing(stores.connect(store.server or store.path)) as connection:
+            everything = inventory.runs(connection)
+            assert inventory.run_ids(connection) == {run["id"] for run in everything}
+            for run in everything[:2]:
+                assert inventory.runs(connection, [run["id"]]) == [run]
+            assert inventory.runs(connection, []) == []
+            newest = inventory.newest_runs(connection)
+            assert newest.keys() == {run["pipeline"] for run in everything}
+            for name, run in newest.items():
+                assert run["id"] == next(one["id"] for one in everything if one["pipeline"] == name)
+            last = inventory.last_made(connection)
+            assert inventory.newest_runs(connection, last) == newest
+            assert inventory.newest_runs(connection, "2001-01-01") == {}
+
+
+def test_values_that_a_collation_holds_to_be_the_same_are_not(mysql_store: Callable[..., Server]) -> None:
+    """They differ in case alone, or only far behind the 1024 bytes that a server sorts by."""
+    server = mysql_store("0.70.0")
+    long = json.dumps({"module": "a" * 3000, "attribute": "T", "type": "unknown"})
+    other = json.dumps({"module": "a" * 3000, "attribute": "t", "type": "unknown"})
+    with closing(stores.connect(server, write=True)) as connection:
+        (first, second) = connection.execute("SELECT id FROM artifact_version LIMIT 2")
+        for row, text in ((first, long), (second, other)):
+            connection.execute(f"UPDATE artifact_version SET data_type = '{text}' WHERE id = '{row[0]}'")
+    held = inventory.take(on_a_server(server))
+    assert {row["type"][-2:] for row in held["artifacts_by_type"] if row["type"].startswith("aaa")} == {".T", ".t"}
+
+
+def test_no_secret_of_a_server_is_in_the_inventory(mysql_store: Callable[..., Server]) -> None:
+    server = mysql_store("0.70.0")
+    with closing(stores.connect(server, write=True)) as connection:
+        connection.execute("UPDATE \"user\" SET password = 'c4nary', activation_token = 'c4nary'")
+        connection.execute("UPDATE stack_component SET configuration = 'eyJwYXRoIjogIiIsICJrZXkiOiAiYzRuYXJ5In0='")
+    with closing(stores.connect(server, write=True)) as connection:
+        connection.execute("CREATE USER IF NOT EXISTS c4@localhost IDENTIFIED BY 'c4nary'")
+        connection.execute(f'GRANT SELECT ON "{server.database}".* TO c4@localhost')
+    store = on_a_server(replace(server, user="c4", password="c4nary"))
+    assert "c4nary" not in repr((inventory.take(store), rows_of(store)))
+
+
+def test_the_newest_of_each_type_are_found_page_by_page_on_a_server(
+    mysql_store: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(stores.connect(mysql_store("0.70.0"))) as connection:
+        whole = [row["chosen"] for page in selection.pages(connection, Path(), EVERY_SETTING) for row in page]
+        monkeypatch.setattr(selection, "PAGE", 4)
+        paged = [row["chosen"] for page in selection.pages(connection, Path(), EVERY_SETTING, page=4) for row in page]
+        one = selection.pages(connection, Path(), selection.Sample(per_type=1))
+        kinds = [
+            (str(row["data_type"]["attribute"]), str(row["materializer"]))
+            for page in one
+            for row in page
+            if row["chosen"]
+        ]
+    assert whole == paged
+    assert len(kinds) == len(set(kinds)) > 5

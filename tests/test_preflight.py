@@ -1,5 +1,6 @@
 """The preflight: damaged and strange stores are told apart, and none of them is touched."""
 
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -7,13 +8,16 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import yaml
 
-from zenml_upgrade_kit import plan, preflight
+from zenml_upgrade_kit import plan, preflight, stores
 from zenml_upgrade_kit.environments import Environment
-from zenml_upgrade_kit.errors import BadPlan, KitError, StoreUnreadable
-from zenml_upgrade_kit.findings import Status
+from zenml_upgrade_kit.errors import BadPlan, KitError, RunUnusable, StoreUnreadable
+from zenml_upgrade_kit.findings import Status, StepResult
 from zenml_upgrade_kit.plan import Plan
-from zenml_upgrade_kit.stores import sqlite
+from zenml_upgrade_kit.runs import Run
+from zenml_upgrade_kit.stores import mysql, sqlite
+from zenml_upgrade_kit.stores.address import Server
 
 Deployment = Callable[..., Path]
 Upgrade = Callable[..., Plan]
@@ -161,7 +165,7 @@ def test_the_start_takes_stock_and_a_digest(deployment: Deployment, upgrade: Upg
     assert run.config_yaml is not None
     facts = preflight.begin_facts(run.begin("00_start")).facts
     assert facts["inventory"]["runs_by_status"]["completed"] > 0
-    assert facts["source_sha256"] == sqlite.digest(Path(facts["store"]["path"]))
+    assert facts["source_identity"] == sqlite.digest(Path(facts["store"]["path"]))
     assert Path(facts["store"]["local_stores"]).is_dir()
 
 
@@ -234,3 +238,181 @@ def test_a_missing_store_is_an_error_and_is_not_created(upgrade: Upgrade, tmp_pa
     with pytest.raises(KitError, match="no such file"):
         preflight.check(upgrade(missing))
     assert not missing.parent.exists()
+
+
+# --- on a server
+
+PASSWORD = "c4nary-of-the-store"
+
+
+@pytest.fixture
+def server(mysql_store: Callable[..., Server], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Server]:
+    """``server("0.70.0")``: a store whose URL, with a password, is in ``PROD``; its account may only read."""
+
+    def make(version: str = "0.70.0") -> Server:
+        store = mysql_store(version)
+        with closing(mysql.connect(store, write=True)) as connection:
+            connection.execute(f"CREATE OR REPLACE USER reader@localhost IDENTIFIED BY '{PASSWORD}'")
+            connection.execute(f'GRANT SELECT ON "{store.database}".* TO reader@localhost')
+        monkeypatch.setenv("PROD", f"mysql://reader:{PASSWORD}@localhost/{store.database}?unix_socket={store.socket}")
+        return store
+
+    return make
+
+
+def alter(store: Server, *statements: str) -> None:
+    with closing(mysql.connect(store, write=True)) as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+@pytest.mark.parametrize("version", ["0.43.0", "0.55.5", "0.70.0"])
+def test_a_healthy_store_on_a_server_passes(server: Callable[..., Server], upgrade: Upgrade, version: str) -> None:
+    store = server(version)
+    before = stores.identity(store)
+    result = preflight.check(upgrade("env:PROD"))
+    assert result.status is Status.PASS
+    assert (result.facts["source_version"], result.facts["stamp"]) == (version, version)
+    told = {check["id"]: check for check in result.facts["checks"]}
+    for check_id in ("DB006", "DB007", "DB008"):
+        assert told.pop(check_id)["outcome"] == "not_applicable"
+    assert {check["outcome"] for check in told.values()} <= {"passed", "found"}
+    assert result.facts["store"]["engine"] == "mysql"
+    assert result.facts["store"]["path"] == f"mysql://reader@localhost{store.socket}/{store.database}"
+    assert result.facts["store"]["local_stores"] == ""
+    assert stores.identity(store) == before
+
+
+ON_A_SERVER: dict[str, tuple[tuple[str, ...], str, str]] = {
+    "a column of the stamp is gone": (
+        ("ALTER TABLE pipeline_run DROP COLUMN status",),
+        "DB004",
+        "pipeline_run.status is missing",
+    ),
+    "a column of later": (
+        ("ALTER TABLE stack ADD COLUMN environment BLOB",),
+        "DB004",
+        "stack.environment belongs to a later release",
+    ),
+    "a table of later": (("CREATE TABLE project (id CHAR(32))",), "DB004", "project belongs to a later release"),
+    "a table of the stamp is gone": (("DROP TABLE run_metadata",), "DB004", "run_metadata is missing"),
+    "newer": (("UPDATE alembic_version SET version_num = '0.99.0'",), "DB001", "downgrade"),
+    "withdrawn": (("UPDATE alembic_version SET version_num = '0.56.0'",), "DB002", "withdrawn"),
+    "no stamp": (("DELETE FROM alembic_version",), "DB003", "no revision"),
+    "two stamps": (("INSERT INTO alembic_version VALUES ('0.60.0')",), "DB005", "2 rows"),
+    "a backport": (("UPDATE alembic_version SET version_num = '0.75.0'",), "DB010", "backport"),
+}
+
+
+@pytest.mark.parametrize("case", ON_A_SERVER)
+def test_a_strange_store_on_a_server_is_told(server: Callable[..., Server], upgrade: Upgrade, case: str) -> None:
+    statements, check_id, words = ON_A_SERVER[case]
+    store = server("0.70.0")
+    alter(store, "SET FOREIGN_KEY_CHECKS = 0", *statements)
+    found = {finding.id: finding for finding in preflight.check(upgrade("env:PROD")).findings}
+    assert words in found[check_id].message
+
+
+def test_somebody_elses_table_on_a_server_is_nobodys_business(server: Callable[..., Server], upgrade: Upgrade) -> None:
+    alter(server(), "CREATE TABLE notes_of_the_team (id INT)")
+    assert ids(upgrade("env:PROD")) == []
+
+
+def test_an_empty_database_on_a_server_blocks_and_starts_no_run(
+    mariadb: Server, upgrade: Upgrade, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with closing(mysql.connect(mariadb, write=True)) as connection:
+        connection.execute("CREATE OR REPLACE DATABASE nothing_in_it")
+    monkeypatch.setenv("PROD", f"mysql://root@localhost/nothing_in_it?unix_socket={mariadb.socket}")
+    (finding,) = preflight.check(upgrade("env:PROD")).findings
+    assert (finding.id, finding.severity.value) == ("DB003", "block")
+    assert "is empty. ZenML would open it as a brand-new store" in finding.message
+    with pytest.raises(StoreUnreadable, match="is empty"):
+        preflight.start(upgrade("env:PROD"))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_server_that_refuses_blocks_with_what_helps(
+    server: Callable[..., Server], upgrade: Upgrade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = server()
+    alter(store, f'REVOKE SELECT ON "{store.database}".* FROM reader@localhost')
+    alter(store, f'GRANT SELECT ON "{store.database}".pipeline TO reader@localhost')
+    (finding,) = (one for one in preflight.check(upgrade("env:PROD")).findings if one.id in ("DB011", "DB003"))
+    assert finding.severity.value == "block"
+    monkeypatch.setenv("PROD", f"mysql://reader:wr0ng-c4nary@localhost/x?unix_socket={store.socket}")
+    result = preflight.check(upgrade("env:PROD"))
+    (finding,) = result.findings
+    assert (finding.id, "Access denied" in finding.message) == ("DB011", True)
+    assert "percent-encode" in finding.remedy
+    assert "c4nary" not in repr(result)
+
+
+def test_a_backup_that_zenml_left_of_a_server_is_found_where_config_yaml_says(
+    server: Callable[..., Server], upgrade: Upgrade, tmp_path: Path
+) -> None:
+    store = server()
+    config = tmp_path / "config"
+    config.mkdir()
+    section = {"url": os.environ["PROD"], "type": "sql"}
+    (config / "config.yaml").write_text(yaml.safe_dump({"store": section}))
+    assert ids(upgrade(config)) == []
+    (config / "database_backup").mkdir()
+    (config / "database_backup" / f"{store.database}-backup.json").write_text("[]")
+    assert ids(upgrade(config)) == ["BK301"]
+    (config / "config.yaml").write_text(yaml.safe_dump({"store": {**section, "backup_directory": str(tmp_path / "b")}}))
+    assert ids(upgrade(config)) == []
+    (tmp_path / "b" / f"{store.database}-backup").mkdir(parents=True)  # mydumper's, since 0.93
+    assert ids(upgrade(config)) == ["BK301"]
+
+
+def test_a_run_of_a_server_starts_and_keeps_no_password(server: Callable[..., Server], upgrade: Upgrade) -> None:
+    store = server()
+    run = preflight.start(upgrade("env:PROD"))
+    assert run.folder.name.endswith("-0.70.0-to-0.98.0")
+    first = run.begin("00_start")
+    first.finish(preflight.begin_facts(first))
+    facts = Run.open(run.folder).needs("00_start").facts
+    assert facts["inventory"]["runs_by_status"]["completed"] > 0
+    assert facts["source_identity"] == preflight.source_identity(run) == stores.identity(store)
+    alter(store, "UPDATE pipeline SET updated = '2030-01-01 00:00:00' LIMIT 1")
+    assert preflight.source_identity(run) != stores.identity(store)
+    held = [path.read_bytes() for path in run.folder.rglob("*") if path.is_file()]
+    assert len(held) >= 2
+    assert PASSWORD.encode() not in b"".join(held)
+
+
+def test_a_run_is_not_started_with_a_password_that_it_could_not_keep(
+    server: Callable[..., Server], upgrade: Upgrade, tmp_path: Path
+) -> None:
+    server()
+    assert preflight.check(upgrade(os.environ["PROD"])).status is Status.PASS
+    with pytest.raises(BadPlan, match="cannot keep the password") as raised:
+        preflight.start(upgrade(os.environ["PROD"]))
+    assert PASSWORD not in str(raised.value)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_server_that_zenmls_own_settings_name_is_found_again(
+    server: Callable[..., Server], upgrade: Upgrade, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    server()
+    monkeypatch.setenv("ZENML_CONFIG_PATH", str(tmp_path / "none"))
+    monkeypatch.setenv("ZENML_STORE_URL", os.environ["PROD"])
+    assert preflight.start(upgrade("")).plan.store == "env:ZENML_STORE_URL"
+    monkeypatch.delenv("ZENML_STORE_URL")
+    config = tmp_path / "config"
+    config.mkdir()
+    (config / "config.yaml").write_text(yaml.safe_dump({"store": {"url": os.environ["PROD"], "type": "sql"}}))
+    monkeypatch.setenv("ZENML_CONFIG_PATH", str(config))
+    run = preflight.start(upgrade(""))
+    assert run.plan.store == str(config)
+    assert PASSWORD not in "".join(path.read_text() for path in run.folder.rglob("*.json"))
+
+
+def test_a_run_of_an_older_kit_is_told_to_start_again(tmp_path: Path) -> None:
+    run = Run.create(plan.make({"out": str(tmp_path)}), "0.70.0", "0.98.0")
+    run.save(StepResult(step="00_start", status=Status.PASS, facts={"source_sha256": "ab" * 32}))
+    with pytest.raises(RunUnusable, match="started by an older version of the kit") as raised:
+        preflight.source_identity(run)
+    assert "run 00_start again" in raised.value.remedy

@@ -12,8 +12,8 @@ import sqlite3
 import sys
 import uuid
 from collections import Counter
-from collections.abc import Iterable
-from contextlib import closing
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import closing, contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from packaging.version import Version
 
 from zenml_upgrade_kit import releases, stores
 from zenml_upgrade_kit.errors import StoreUnreadable
-from zenml_upgrade_kit.stores import Reader, Store, sqlite
+from zenml_upgrade_kit.stores import Reader, Store, mysql, sqlite
 
 NO_LIBRARY = frozenset(sys.stdlib_module_names) | {"zenml", "__main__", "builtins", ""}
 
@@ -36,29 +36,39 @@ def take(store: Store) -> dict[str, Any]:
     steps and so artifacts were made, else of the client. zenml_versions: likewise. Times are UTC as stored.
     Raises :class:`StoreUnreadable`, also when tables that every release has are missing.
     """
+    with reading(store) as connection:
+        stamps, counted = stores.stamps(connection), _counts(connection)
+        zenml_versions = _recorded(connection, "client_version")
+        pythons = _recorded(connection, "orchestrator_environment", "python_version")
+        pythons = pythons or _recorded(connection, "client_environment", "python_version")
+        versions = _versions(counted)
+        return {
+            "stamps": stamps,
+            "source_version": source_version(stamps[0], zenml_versions) if stamps else "",
+            "database_bytes": _bytes(store, connection),
+            "tables": counted,
+            "runs_by_status": dict(_distinct(connection, "pipeline_run", "status")),
+            "pipelines": _pipelines(connection),
+            "artifacts_by_type": _artifacts_by_type(connection, versions),
+            "stacks": _stacks(connection),
+            "users": sorted(name for name, _ in _distinct(connection, "user", "name")),
+            "schedules": _schedules(connection),
+            "libraries": _libraries(connection, versions),
+            "python_versions": pythons,
+            "zenml_versions": zenml_versions,
+        }
+
+
+@contextmanager
+def reading(store: Store) -> Iterator[Reader]:
+    """A connection that sees one moment of a store; raises :class:`StoreUnreadable`, also for what is asked of it."""
     try:
-        with closing(sqlite.connect(store.path)) as connection:
-            connection.execute("BEGIN")
-            stamps = stores.stamps(connection)
-            zenml_versions = _recorded(connection, "client_version")
-            pythons = _recorded(connection, "orchestrator_environment", "python_version")
-            pythons = pythons or _recorded(connection, "client_environment", "python_version")
-            versions = "artifact_version" if "artifact_version" in stores.tables(connection) else "artifact"
-            return {
-                "stamps": stamps,
-                "source_version": source_version(stamps[0], zenml_versions) if stamps else "",
-                "database_bytes": store.path.stat().st_size,
-                "tables": sqlite.counts(connection),
-                "runs_by_status": dict(_distinct(connection, "pipeline_run", "status")),
-                "pipelines": _pipelines(connection),
-                "artifacts_by_type": _artifacts_by_type(connection, versions),
-                "stacks": _stacks(connection),
-                "users": sorted(name for name, _ in _distinct(connection, "user", "name")),
-                "schedules": _schedules(connection),
-                "libraries": _libraries(connection, versions),
-                "python_versions": pythons,
-                "zenml_versions": zenml_versions,
-            }
+        with closing(stores.connect(store.server or store.path)) as connection:
+            if isinstance(connection, mysql.Connection):
+                mysql.begin(connection)
+            else:
+                connection.execute("BEGIN")
+            yield connection
     except sqlite3.Error as error:
         raise sqlite.unreadable(store.path, error) from None
 
@@ -66,9 +76,9 @@ def take(store: Store) -> dict[str, Any]:
 def recorded_versions(store: Store) -> list[str]:
     """The ZenML releases that runs recorded; empty where they cannot be read."""
     try:
-        with closing(sqlite.connect(store.path)) as connection:
+        with reading(store) as connection:
             return list(_recorded(connection, "client_version"))
-    except (sqlite3.Error, StoreUnreadable):
+    except StoreUnreadable:
         return []
 
 
@@ -93,7 +103,7 @@ def belongings(connection: Reader, local_stores: Path) -> dict[str, Any]:
     held = stores.tables(connection)
     if not {"stack", "stack_component", "stack_composition"} <= held.keys():
         return {"stacks": {}, "artifact_stores": [], "images": 0, "secrets": {}}
-    versions = "artifact_version" if "artifact_version" in held else "artifact"
+    versions = _versions(held)
     counted = {row[0]: row[1] for row in _distinct(connection, versions, "artifact_store_id")}
     places = artifact_stores(connection, local_stores)
     query = "SELECT id, name, type, flavor, configuration FROM stack_component ORDER BY type, name"
@@ -131,10 +141,15 @@ def belongings(connection: Reader, local_stores: Path) -> dict[str, Any]:
 
 def secrets_store(config_yaml: Path) -> str:
     """The kind of secrets store that a config.yaml names, such as ``aws``; "" when it names none."""
-    config = yaml.safe_load(config_yaml.read_text(encoding="utf-8"))
-    store = (config if isinstance(config, dict) else {}).get("store")
-    section = store.get("secrets_store") if isinstance(store, dict) else None
+    section = store_section(config_yaml).get("secrets_store")
     return str(section.get("type", "")) if isinstance(section, dict) else ""
+
+
+def store_section(config_yaml: Path) -> dict[str, Any]:
+    """What a config.yaml says of its store, password included; empty when it says nothing."""
+    config = yaml.safe_load(config_yaml.read_text(encoding="utf-8"))
+    section = (config if isinstance(config, dict) else {}).get("store")
+    return section if isinstance(section, dict) else {}
 
 
 def decoded(value: str | bytes | None) -> Any:
@@ -191,27 +206,65 @@ def artifacts(
     ]
 
 
-def runs(connection: Reader) -> list[dict[str, Any]]:
-    """Runs, newest first, with their steps in order and what each step wrote.
+def runs(connection: Reader, ids: Collection[str] | None = None) -> list[dict[str, Any]]:
+    """Runs, newest first, with their steps in order and what each step wrote; where ids are given, only these runs.
 
     A step that was taken from the cache names the step it came from in ``original_step_run_id``.
     """
+    listed = ", ".join(f"'{uuid.UUID(key).hex}'" for key in ids or ()) or "''"
+    of_run, only = ("1 = 1", "1 = 1") if ids is None else (f"s.pipeline_run_id IN ({listed})", f"r.id IN ({listed})")
     outputs: dict[str, list[dict[str, Any]]] = {}
-    query = "SELECT step_id, name, artifact_id FROM step_run_output_artifact ORDER BY name"
+    query = (
+        "SELECT o.step_id, o.name, o.artifact_id FROM step_run_output_artifact AS o"
+        f" JOIN step_run AS s ON s.id = o.step_id WHERE {of_run} ORDER BY o.name"
+    )
     for step, name, artifact in connection.execute(query):
         outputs.setdefault(step, []).append({"name": name, "artifact_version_id": dashed(artifact)})
     steps: dict[str, list[dict[str, Any]]] = {}
-    query = "SELECT id, pipeline_run_id, name, status, original_step_run_id FROM step_run ORDER BY start_time, created"
+    query = (
+        "SELECT s.id, s.pipeline_run_id, s.name, s.status, s.original_step_run_id FROM step_run AS s"
+        f" WHERE {of_run} ORDER BY s.start_time, s.created"
+    )
     for key, run, name, status, original in connection.execute(query):
         step = {"id": dashed(key), "name": name, "status": status, "outputs": outputs.get(key, [])}
         steps.setdefault(run, []).append({**step, "original_step_run_id": dashed(original)})
     query = (
         "SELECT r.id, r.name, p.name AS pipeline, r.status, r.start_time FROM pipeline_run AS r"
-        " LEFT JOIN pipeline AS p ON p.id = r.pipeline_id ORDER BY r.created DESC, r.id"
+        f" LEFT JOIN pipeline AS p ON p.id = r.pipeline_id WHERE {only} ORDER BY r.created DESC, r.id"
     )
     return [
-        {**dict(row), "id": dashed(row["id"]), "steps": steps.get(row["id"], [])} for row in connection.execute(query)
+        {
+            **dict(row),
+            "id": dashed(row["id"]),
+            "start_time": _time(row["start_time"]),
+            "steps": steps.get(row["id"], []),
+        }
+        for row in connection.execute(query)
     ]
+
+
+def run_ids(connection: Reader) -> set[str]:
+    """The ids of all runs."""
+    return {str(dashed(row[0])) for row in connection.execute("SELECT id FROM pipeline_run")}
+
+
+def newest_runs(connection: Reader, until: str = "") -> dict[str, dict[str, Any]]:
+    """The newest run of every pipeline, by the pipeline's name: ``id``, ``start_time``, ``status``.
+
+    until: runs that were made later do not count; as :func:`last_made` says it.
+    """
+    made = f"WHERE created <= '{until}'" if until else ""
+    rows = connection.execute(
+        "SELECT p.name, r.id, r.start_time, r.status FROM pipeline_run AS r JOIN pipeline AS p ON p.id = r.pipeline_id"
+        f" JOIN (SELECT pipeline_id, MAX(created) AS newest FROM pipeline_run {made} GROUP BY pipeline_id) AS n"
+        " ON n.pipeline_id = r.pipeline_id AND n.newest = r.created ORDER BY r.created, r.id DESC"
+    )  # of two of one moment, and of versions of one pipeline, the last counts
+    return {name: {"id": dashed(key), "start_time": _time(at), "status": status} for name, key, at, status in rows}
+
+
+def last_made(connection: Reader) -> str:
+    """When the newest run was made, UTC as stored; "" where there is none."""
+    return _time(next(iter(connection.execute("SELECT MAX(created) FROM pipeline_run")))[0]) or ""
 
 
 def dashed(value: str | None) -> str | None:
@@ -244,11 +297,41 @@ _shared = lru_cache(1024)(source_of)
 """Few different texts are in many rows."""
 
 
+def _time(value: Any) -> str | None:
+    """A time as text: SQLite gives that, MySQL a datetime."""
+    return None if value is None else str(value)
+
+
+def _versions(tables: Collection[str]) -> str:
+    """The table of artifact versions: before 0.51.0 a row of artifact is what is now a version."""
+    return "artifact_version" if "artifact_version" in tables else "artifact"
+
+
+def _counts(connection: Reader) -> dict[str, int]:
+    """Rows of every table."""
+    query = "SELECT COUNT(*) FROM "
+    return {name: next(iter(connection.execute(query + stores.quoted(name))))[0] for name in stores.tables(connection)}
+
+
+def _bytes(store: Store, connection: Reader) -> int:
+    """Size of the database; of a server's as it estimates."""
+    return store.file.stat().st_size if store.file else sum(mysql.sizes(connection).values())  # type: ignore[arg-type]
+
+
+def _exactly(connection: Reader, column: str) -> str:
+    """What to group a column by, so that each value counts by its bytes.
+
+    On a server, a collation would join what differs in case alone, and a sort looks at the start of long texts.
+    """
+    return f"MD5({stores.quoted(column)})" if isinstance(connection, mysql.Connection) else stores.quoted(column)
+
+
 def _distinct(connection: Reader, table: str, *columns: str) -> list[tuple[Any, ...]]:
     """Distinct values of columns and how often they occur, most often first."""
-    names = ", ".join(map(stores.quoted, columns))
-    query = f"SELECT {names}, COUNT(*) AS n FROM {stores.quoted(table)} GROUP BY {names} ORDER BY n DESC, {names}"
-    return [tuple(row) for row in connection.execute(query)]
+    values = ", ".join(f"MIN({stores.quoted(column)})" for column in columns)
+    keys = ", ".join(_exactly(connection, column) for column in columns)
+    rows = connection.execute(f"SELECT {values}, COUNT(*) FROM {stores.quoted(table)} GROUP BY {keys}")
+    return sorted(map(tuple, rows), key=lambda row: (-row[-1], [(one is not None, str(one)) for one in row[:-1]]))
 
 
 def _recorded(connection: Reader, column: str, key: str = "") -> dict[str, int]:
@@ -266,12 +349,22 @@ def _recorded(connection: Reader, column: str, key: str = "") -> dict[str, int]:
 
 
 def _pipelines(connection: Reader) -> list[dict[str, Any]]:
-    rows = connection.execute(
-        "SELECT p.name, COUNT(r.id) AS runs, MAX(r.created) AS newest, r.start_time AS last_run,"
-        " r.status AS last_status FROM pipeline AS p LEFT JOIN pipeline_run AS r ON r.pipeline_id = p.id"
-        " GROUP BY p.name ORDER BY p.name"
-    )  # SQLite takes the bare columns from the row that has the maximum
-    return [{key: row[key] for key in ("name", "runs", "last_run", "last_status")} for row in rows]
+    newest, counted = newest_runs(connection), Counter[str]()
+    query = (
+        "SELECT p.name, COUNT(r.id) FROM pipeline AS p LEFT JOIN pipeline_run AS r ON r.pipeline_id = p.id"
+        " GROUP BY p.id, p.name"
+    )
+    for name, runs in connection.execute(query):  # before 0.63.0 a pipeline has a row for each version
+        counted[name] += runs
+    return [
+        {
+            "name": name,
+            "runs": counted[name],
+            "last_run": newest.get(name, {}).get("start_time"),
+            "last_status": newest.get(name, {}).get("status"),
+        }
+        for name in sorted(counted)
+    ]
 
 
 def _artifacts_by_type(connection: Reader, versions: str) -> list[dict[str, Any]]:
@@ -307,8 +400,8 @@ def _schedules(connection: Reader) -> list[dict[str, Any]]:
 def _libraries(connection: Reader, versions: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for column in ("materializer", "data_type"):
-        query = f"SELECT {column}, MAX(created) AS newest FROM {versions} GROUP BY {column} ORDER BY newest"
-        for text, _ in connection.execute(query):
+        query = f"SELECT MIN({column}), MAX(created) FROM {versions} GROUP BY {_exactly(connection, column)}"
+        for _, text in sorted((_time(newest) or "", text or "") for text, newest in connection.execute(query)):
             source = source_of(text)
             root = str(source.get("module") or "").split(".")[0]
             if root not in NO_LIBRARY and source.get("type") in ("distribution_package", "unknown"):
@@ -318,13 +411,25 @@ def _libraries(connection: Reader, versions: str) -> dict[str, str]:
 
 
 def artifact_stores(connection: Reader, local_stores: Path) -> dict[str, dict[str, str | None]]:
-    """``store_flavor`` and ``store_root`` of every registered artifact store, by the id that the database has."""
+    """``store_flavor`` and ``store_root`` of every registered artifact store, by the id that the database has.
+
+    local_stores: where it is not known, as for the bare URL of a server, it is what the artifacts' URIs say.
+    """
     query = "SELECT id, flavor, configuration FROM stack_component WHERE type = 'artifact_store'"
     found: dict[str, dict[str, str | None]] = {}
-    for key, flavor, configuration in connection.execute(query):
+    for key, flavor, configuration in list(connection.execute(query)):
         config = decoded(configuration)
         path = config.get("path") if isinstance(config, dict) else None
         if not path and flavor == "local":
-            path = str(local_stores / str(dashed(key)))
+            known = local_stores if local_stores != Path() else _written_below(connection, key)
+            path = str(known / str(dashed(key)))
         found[key] = {"store_flavor": flavor, "store_root": path}
     return found
+
+
+def _written_below(connection: Reader, key: str) -> Path:
+    """The local stores folder of those who wrote into a local artifact store; empty where nobody did."""
+    versions = _versions(stores.tables(connection))
+    query = f"SELECT MIN(uri) FROM {versions} WHERE artifact_store_id = '{key}'"
+    folder, below, _ = str(next(iter(connection.execute(query)))[0]).partition(f"/{dashed(key)}/")
+    return Path(folder) if below else Path()

@@ -6,19 +6,24 @@ import importlib.metadata
 import re
 import sqlite3
 import time
-from collections.abc import Iterable
-from contextlib import closing
+from collections.abc import Iterable, Iterator
+from contextlib import closing, suppress
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
-from zenml_upgrade_kit import environments, inventory, releases
+from zenml_upgrade_kit import environments, inventory, releases, stores
 from zenml_upgrade_kit.checks import StoreFacts, run_checks
-from zenml_upgrade_kit.errors import BadPlan, RequirementsConflict, StoreUnreadable
+from zenml_upgrade_kit.errors import BadPlan, KitError, RequirementsConflict, RunUnusable, StoreUnreadable
 from zenml_upgrade_kit.findings import Finding, Severity, Status, StepResult, judge, now
 from zenml_upgrade_kit.plan import Plan
+from zenml_upgrade_kit.redact import url_passwords
 from zenml_upgrade_kit.releases import Release
 from zenml_upgrade_kit.runs import Run, Step
 from zenml_upgrade_kit.stores import Store, locate, sqlite
+
+BACKUPS = "database_backup"
+"""The folder beside config.yaml in which ZenML keeps its own backups of a server's database."""
 
 
 def check(plan: Plan) -> StepResult:
@@ -46,27 +51,47 @@ def start(plan: Plan) -> Run:
     """
     target = target_release(plan)
     store = locate(plan.store)
+    if url_passwords(plan.store):
+        raise BadPlan(
+            "a run cannot keep the password of the store",
+            expected="env:NAME of a variable with the URL, or a ZenML config directory",
+            found="a URL with a password",
+            remedy="export PROD='mysql://…' and name the store env:PROD",
+        )
     facts = collect(store, target)
     if facts.error or not facts.stamps:
         _refuse(facts)
     _worth_it(facts, target)
-    if not plan.store:  # what is found here today must be what is found when the run goes on, in another shell
-        found = str(store.config_yaml.parent) if store.config_yaml else store.url
-        plan = plan.model_copy(update={"store": found})
+    if not plan.store:
+        plan = plan.model_copy(update={"store": _lasting(store)})
     return Run.create(plan, source_version(plan, store, facts), target.version, store.config_yaml)
 
 
 def begin_facts(step: Step) -> StepResult:
-    """What the run starts from: the store, its inventory, and the digest that later proves it unchanged."""
+    """What the run starts from: the store, its inventory, and the identity that later proves it unchanged."""
     store = locate(step.plan.store)
     stamps = collect(store, releases.get(step.run.target_version)).stamps
     held, not_checked = {}, []
+    same = stores.identity(store.server or store.path)
     try:
         held = inventory.take(store)
     except StoreUnreadable as error:
         not_checked.append(f"the inventory could not be taken: {error.found}")
     facts = _stated(store, step.run.source_version, stamps, step.run.target_version)
-    return step.result((), {**facts, "inventory": held, "source_sha256": sqlite.digest(store.path)}, not_checked)
+    return step.result((), {**facts, "inventory": held, "source_identity": same}, not_checked)
+
+
+def source_identity(run: Run) -> str:
+    """What the source was when the run started, to be compared with :func:`stores.identity`."""
+    facts = run.needs("00_start").facts
+    if "source_identity" not in facts:
+        raise RunUnusable(
+            "this run was started by an older version of the kit",
+            expected="a result of 00_start with the identity of the source",
+            found="none",
+            remedy="run 00_start again, and the steps after it, or start a new run",
+        )
+    return str(facts["source_identity"])
 
 
 def preflight(step: Step) -> StepResult:
@@ -112,39 +137,72 @@ def source_version(plan: Plan, store: Store, facts: StoreFacts) -> str:
 
 def collect(store: Store, target: Release) -> StoreFacts:
     """Everything the checks know, read once; an error while reading is one of the facts."""
-    leftover = store.path.with_name(f"{store.path.stem}-backup.db")
-    known: dict[str, Any] = {
-        "target": target,
-        "engine": store.engine,
-        "path": str(store.path),
-        "size": store.path.stat().st_size,
-        "journal_mode": sqlite.journal_mode(store.path),
-        "wal_bytes": sqlite.wal_bytes(store.path),
-        "missing_bytes": sqlite.missing_bytes(store.path),
-    }
-    if leftover.exists():
+    known: dict[str, Any] = {"target": target, "engine": store.engine, "path": _path(store)}
+    if store.file:
+        known |= {
+            "size": store.file.stat().st_size,
+            "journal_mode": sqlite.journal_mode(store.file),
+            "wal_bytes": sqlite.wal_bytes(store.file),
+            "missing_bytes": sqlite.missing_bytes(store.file),
+        }
+    for leftover in _leftovers(store):
         changed = datetime.fromtimestamp(leftover.stat().st_mtime, timezone.utc)
         known |= {"leftover_backup": str(leftover), "leftover_backup_date": changed.date().isoformat()}
     try:
-        with closing(sqlite.connect(store.path)) as connection:
-            known["damage"] = tuple(sqlite.damage(connection, full=True))
-            known["tables"] = sqlite.tables(connection)
-            known["stamps"] = tuple(sqlite.stamps(connection))
+        with closing(stores.connect(store.server or store.path)) as connection:
+            if isinstance(connection, sqlite3.Connection):
+                known["damage"] = tuple(sqlite.damage(connection, full=True))
+            known["tables"] = stores.tables(connection)
+            known["stamps"] = tuple(stores.stamps(connection))
     except StoreUnreadable as error:
         known["error"] = error.found
-        if "malformed" in error.found:
+        if store.server:
+            known["remedy"] = error.remedy
+        elif "malformed" in error.found:
             known["damage"] = (error.found,)
     except sqlite3.Error as error:
         known["error"] = str(error)
     return StoreFacts(**known)
 
 
+def _leftovers(store: Store) -> Iterator[Path]:
+    """Backups that ZenML itself left: beside a file, and of a server's database where config.yaml says (0.55.1 on)."""
+    if store.file:
+        places = [store.file.with_name(f"{store.file.stem}-backup.db")]
+    elif store.server and store.config_yaml:
+        said = inventory.store_section(store.config_yaml).get("backup_directory")
+        folder = Path(said or store.config_yaml.parent / BACKUPS)
+        places = [folder / f"{store.server.database}-backup{suffix}" for suffix in (".json", "")]
+    else:
+        places = []
+    yield from (place for place in places if place.exists())
+
+
+def _lasting(store: Store) -> str:
+    """A name for the store that was found: that is the one when the run goes on, in another shell.
+
+    Empty for a server that only the whole environment names: the same environment must be there then.
+    """
+    if not store.server:
+        return str(store.config_yaml.parent) if store.config_yaml else store.url
+    for name in (str(store.config_yaml.parent) if store.config_yaml else "", "env:ZENML_STORE_URL"):
+        with suppress(KitError):
+            if name and locate(name).server == store.server:
+                return name
+    return ""
+
+
+def _path(store: Store) -> str:
+    """The database, as people write it; never with a password."""
+    return str(store.file or store.url)
+
+
 def _stated(store: Store, source: str, stamps: Iterable[str], target: str) -> dict[str, Any]:
-    """The facts that every later step starts from."""
-    config, stores = str(store.config_yaml) if store.config_yaml else None, str(store.local_stores)
-    described = {"engine": store.engine, "path": str(store.path), "config_yaml": config, "local_stores": stores}
+    """The facts that every later step starts from. local_stores: "" where it is not known, as for a server's URL."""
+    config, folder = str(store.config_yaml) if store.config_yaml else None, store.local_stores
+    described = {"engine": store.engine, "path": _path(store), "url": store.url, "config_yaml": config}
     versions = {"source_version": source, "stamp": ", ".join(stamps), "target_version": target}
-    return {"store": {**described, "url": store.url}, **versions}
+    return {"store": {**described, "local_stores": str(folder) if folder != Path() else ""}, **versions}
 
 
 def _checked(plan: Plan, target: Release) -> tuple[list[Finding], dict[str, Any], list[str]]:

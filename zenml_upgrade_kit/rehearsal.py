@@ -84,7 +84,7 @@ def rehearse(step: Step) -> StepResult:
         "tables": tables,
         "log": str(log),
         "log_tail": "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-60:]),
-        "source_unchanged": sqlite.digest(Path(start["store"]["path"])) == start["source_sha256"],
+        "source_unchanged": sqlite.digest(Path(start["store"]["path"])) == start["source_identity"],
     }
     findings = list(_losses(tables)) if after == stamp and reply["ok"] else [_failed(reply, copy, after, stamp, log)]
     return step.result(findings, facts)

@@ -78,7 +78,7 @@ def inventory(result: StepResult) -> Shown:
         "stamp": "Stamp",
         "target_version": "To be upgraded to ZenML",
         "database_bytes": "Database size",
-        "source_sha256": "SHA-256 of the database",
+        "source_identity": "Identity of the database",
         "runs_by_status": "Runs",
         "users": "Users",
         "schedules": "Schedules",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Iterable, Iterator
+import sqlite3
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from functools import lru_cache
@@ -14,6 +15,8 @@ from zenml_upgrade_kit import inventory, stores
 from zenml_upgrade_kit.stores import Reader
 
 Row = dict[str, Any]
+PAGE = 20_000
+"""Rows of a few columns that are held at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,11 +119,21 @@ def _newest(connection: Reader, most: int) -> set[str]:
     """Ids of the newest of each type: one look at every row, with few of them held. A sort in SQL takes longer."""
     named = lru_cache(4096)(lambda text: _named(inventory.source_of(text)))
     newest: dict[tuple[str, str], list[tuple[str, str]]] = {}
-    query = f"SELECT id, created, materializer, data_type FROM {_versions(connection)}"
-    for key, created, materializer, data_type in connection.execute(query):
+    for key, created, materializer, data_type in _every(connection, "id, created, materializer, data_type"):
         held = newest.setdefault((named(materializer), named(data_type)), [])
         (heapq.heappush if len(held) < most else heapq.heappushpop)(held, (str(created), key))
     return {key for held in newest.values() for _, key in held}
+
+
+def _every(connection: Reader, columns: str) -> Iterator[Sequence[Any]]:
+    """Columns, ``id`` first, of every artifact version; of a server's in pages, for its answers come as a whole."""
+    query, last = f"SELECT {columns} FROM {_versions(connection)}", ""
+    if isinstance(connection, sqlite3.Connection):
+        yield from connection.execute(query)
+        return
+    while rows := list(connection.execute(f"{query} WHERE id > {_text(last)} ORDER BY id LIMIT {PAGE}")):
+        yield from rows
+        last = rows[-1][0]
 
 
 def _ids(connection: Reader, query: str) -> set[str]:

@@ -20,18 +20,19 @@ from zenml_upgrade_kit.releases import Release
 class StoreFacts:
     """What the checks know about a store, collected once, read-only.
 
-    target: the release to upgrade to. path: the file, as people write it. size, wal_bytes: bytes on disk.
-    journal_mode: "" where it does not start like a SQLite database. error: why the schema and the stamps could not be
-    read, "" when they were. damage: what SQLite finds wrong with the file, empty when nothing. missing_bytes: how much
-    shorter the file is than its header says. tables: columns of every table. leftover_backup: a backup that ZenML
-    itself left beside the store ("" for none), and its date.
+    target: the release to upgrade to. path: the file or the server's database, as people write it, without a password.
+    error: why the schema and the stamps could not be read, "" when they were; remedy: what helps, where that is known.
+    tables: columns of every table. leftover_backup: a backup that ZenML itself left ("" for none), and its date.
+    Of a file: size, wal_bytes: bytes on disk. journal_mode: "" where it does not start like a SQLite database. damage:
+    what SQLite finds wrong with it, empty when nothing. missing_bytes: how much shorter it is than its header says.
     """
 
     target: Release
     engine: str = "sqlite"
     path: str
-    size: int
+    size: int = 0
     error: str = ""
+    remedy: str = ""
     damage: tuple[str, ...] = ()
     missing_bytes: int = 0
     stamps: tuple[str, ...] = ()

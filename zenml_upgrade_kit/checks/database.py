@@ -63,11 +63,16 @@ def withdrawn_release(facts: StoreFacts) -> Iterator[Seen]:
 @check("DB003", severity=BLOCK, title="Never migrated with alembic")
 def no_revision(facts: StoreFacts) -> Iterator[Seen]:
     """Without a revision ZenML cannot tell which migrations the database needs, and refuses it."""
-    if not facts.tables or facts.stamps:
+    in_a_file = facts.engine == "sqlite"
+    if facts.stamps or (in_a_file and not facts.tables):
         return
     if {"pipeline_run", "stack", "user"}.isdisjoint(facts.tables):
         message = "This database has no ZenML tables and no revision: it is not a ZenML store."
         remedy = "Check the path: ZenML's own database is <local stores>/default_zen_store/zenml.db."
+        if not facts.tables:
+            message = f"{facts.path} is empty. ZenML would open it as a brand-new store and report success."
+        if not in_a_file:
+            remedy = "Check the name of the database in the store's URL, and that the account may read its tables."
     else:
         message = "This database has tables but no revision. It is older than 0.21 or was damaged."
         remedy = (
@@ -177,8 +182,9 @@ def shared_stamp(facts: StoreFacts) -> Iterator[Seen]:
 @check("DB011", severity=BLOCK, title="Database cannot be read", needs="file")
 def unreadable(facts: StoreFacts) -> Iterator[Seen]:
     """What cannot be read cannot be checked, backed up or upgraded."""
-    if facts.error and facts.size and facts.journal_mode and not facts.damage:
+    if facts.error and (facts.engine != "sqlite" or (facts.size and facts.journal_mode and not facts.damage)):
         remedy = "Give a path or URL and credentials that can read; the kit needs no write access for this step."
+        remedy = f"{facts.remedy[:1].upper()}{facts.remedy[1:]}." if facts.remedy else remedy
         message = f"Cannot read the database: {facts.error}."
         yield Seen(subject=facts.path, message=message, remedy=remedy, data={"error": facts.error})
 
