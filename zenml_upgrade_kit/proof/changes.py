@@ -31,7 +31,7 @@ class Column:
     """A column of the migrated table. sql: its expected value. was: its name before, "" where it is not that column.
 
     outcome: "" for the same, else renamed, rewritten, added or free. checks: conditions on both rows, instead of
-    equality.
+    equality; where several entries tell one, one that holds is enough.
     """
 
     name: str
@@ -91,16 +91,18 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Lost:
-    """What the upgrade drops. table: its name then, columns: those dropped, none for whole rows or the whole table.
+    """What the upgrade drops.
 
-    select: the query over the database before of what goes, ``keys`` first. kind: columns, rows, table, or moved, which
-    is not lost, and ``why`` tells where it is.
+    table: its name then, was: before. columns: those dropped, none for whole rows or the whole table. select: the query
+    over the database before of what goes, ``names``, those that tell rows apart first. kind: columns, rows, table, or
+    moved, which is not lost, and ``why`` tells where it is.
     """
 
     kind: str
     table: str
+    was: str
     columns: tuple[str, ...]
-    keys: tuple[str, ...]
+    names: tuple[str, ...]
     select: str
     release: str
     why: str
@@ -405,8 +407,9 @@ class _Composition:
             Lost(
                 kind=kind,
                 table=table.name,
+                was=table.was,
                 columns=columns,
-                keys=tuple(keys),
+                names=(*keys, *rest),
                 select=table.select([*keys, *rest]) + some,
                 release=change.release,
                 why=change.why,
