@@ -1,73 +1,333 @@
 """Copies of a backup, to migrate and to look at: files, schemas beside the store, or a private MariaDB.
 
-They outlive the process that makes them, since every step is one of its own; :func:`end` removes them. Finding of this
-module: RH906 where the copies are, and why not on a server like the store's.
+They outlive the process that makes them, since every step has one of its own; :func:`end` removes them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import shutil
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from zenml_upgrade_kit import copy_servers, drill, places
 from zenml_upgrade_kit.archive import Backup
+from zenml_upgrade_kit.copy_servers import variables as variables
+from zenml_upgrade_kit.errors import BackupUnusable, BadPlan, KitError, RunUnusable, StoreUnreadable
 from zenml_upgrade_kit.findings import Finding
 from zenml_upgrade_kit.plan import RehearsalChoices
 from zenml_upgrade_kit.runs import Run, Step
+from zenml_upgrade_kit.stores import locate, scratch, sqlite
 from zenml_upgrade_kit.stores.address import Server
+from zenml_upgrade_kit.stores.mysql import Connection
+
+STEP, NAMES, LOCK = "30_rehearsal", ("before", "migrated"), "copies"
+EMPTY = 126 << 20
+"""Bytes of an empty data folder of MariaDB."""
+PATIENCE = 5
+"""Seconds that a server may need to notice that a process is gone."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """Where the copies of one backup go: a ``file``, a ``schema`` on a server, or in a ``private`` MariaDB of ours."""
+    """Where the copies of one backup go: a ``file``, a ``schema`` on a server, or in a ``private`` MariaDB of ours.
+
+    where: in words. server: of the schemas, None for files; with its password, so it is no part of ``repr``. copies:
+    what :meth:`restore` made, by name.
+    """
 
     kind: str
     where: str
-    findings: tuple[Finding, ...]
+    findings: tuple[Finding, ...] = ()
+    step: Step = field(repr=False)
+    backup: Backup = field(repr=False)
+    server: Server | None = field(default=None, repr=False)
+    copies: dict[str, Path | Server] = field(default_factory=dict)
+    _held: dict[str, Connection] = field(default_factory=dict, repr=False)
 
     def restore(self, name: str) -> tuple[Path | Server, float]:
-        """A new copy of the backup, compared with its manifest, and the seconds that it took."""
-        raise NotImplementedError
+        """A new copy of the backup, compared with its manifest, and the seconds that both took.
+
+        One of that name is replaced. Raises :class:`BackupUnusable` when it differs, :class:`PlaceUnusable` when there
+        is no room; nothing of it stays then.
+        """
+        if name in self.copies:
+            self.remove(self.copies[name])
+        started, identity = time.monotonic(), self.step.plan.backup.identity
+        copy = self.copies[name] = self._new(name)
+        try:
+            if isinstance(copy, Path):
+                problems = drill.differences(self.backup, drill.unpack(self.backup, "database", copy, identity))
+            else:
+                problems = drill.fill(self.backup, copy, identity) + copy_servers.other_defaults(self.backup, copy)
+            if problems:
+                raise BackupUnusable(
+                    f"the copy {name} is not what the backup {self.backup.where} says",
+                    expected="every table as in its manifest",
+                    found="; ".join(problems[:5]),
+                    remedy="make another backup with 20_backup, then try again",
+                )
+        except BaseException:
+            with suppress(KitError):  # it is listed as one of this run
+                self.remove(copy)
+            raise
+        return copy, time.monotonic() - started
+
+    def _new(self, name: str) -> Path | Server:
+        if not self.server:
+            return _folder(self.step.run) / f"{name}.db"
+        facts, run = self.backup.manifest["server"], str(self.step.run.folder)
+        fresh, session = scratch.make(self.server, facts, scratch.COPY, run)
+        self._held[fresh.database] = session
+        return fresh
 
     def remove(self, database: Path | Server) -> None:
-        """Remove a copy that :meth:`restore` made."""
-        raise NotImplementedError
+        """Remove a copy that :meth:`restore` made, and no other."""
+        (name,) = [name for name, copy in self.copies.items() if copy == database]
+        if isinstance(database, Path):
+            for suffix in ("", *sqlite.SIDE_FILES):
+                sqlite.beside(database, suffix).unlink(missing_ok=True)
+        else:
+            scratch.remove(database, database.database, self._held.pop(database.database))
+        del self.copies[name]
+
+    def release(self) -> None:
+        """Let others use the copies."""
+        for name, session in self._held.items():
+            scratch.release(session, name)
+        self._held.clear()
 
     def speed(self) -> float | None:
-        """How many times as fast as the store's server this site is; None when it cannot be measured."""
-        raise NotImplementedError
+        """How many times as fast as the store's server this site is, by the same small queries on both.
+
+        1.0 beside the store; None when it cannot be measured.
+        """
+        if not self.server or (self.kind == "schema" and not self.step.plan.rehearsal.server):
+            return 1.0
+        copy = next((copy for copy in self.copies.values() if isinstance(copy, Server)), self.server)
+        try:
+            store = locate(self.step.plan.store).server
+            return copy_servers.speed(store, copy) if store else None
+        except KitError:
+            return None
 
     def state(self) -> dict[str, Any]:
-        """What :func:`reopen` needs, as JSON: ``kind``, ``where`` and ``copies`` by name; never a password."""
-        raise NotImplementedError
+        """What :func:`reopen` needs, as JSON: ``kind``, ``where``, ``copies`` by name, ``options``; no password."""
+        names = {name: str(copy) if isinstance(copy, Path) else copy.database for name, copy in self.copies.items()}
+        options = copy_servers.options(self.backup.manifest["server"]) if self.kind == "private" else {}
+        return {"kind": self.kind, "where": self.where, "copies": names, "options": options}
 
 
 @contextmanager
 def site(step: Step, backup: Backup, choices: RehearsalChoices) -> Iterator[Site]:
-    """Where copies of a backup go; what an earlier attempt of the run left there is removed first."""
-    raise NotImplementedError
-    yield
+    """Where copies of a backup go; what an earlier attempt of the run left is removed first.
+
+    The copies stay; after an exception they go, unless ``choices.keep_copy``. Raises :class:`PlaceUnusable` when there
+    is no room for them, and :class:`StoreUnreadable` when no server can hold them, with the reason for each.
+    """
+    run = step.run
+    run.hold(LOCK)
+    try:
+        _remove(run)
+        _folder(run).mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _chosen(step, backup, choices) as chosen:
+            try:
+                yield chosen
+            except BaseException:
+                for copy in [] if choices.keep_copy else list(chosen.copies.values()):
+                    with suppress(KitError):
+                        chosen.remove(copy)
+                raise
+            finally:
+                chosen.release()
+    finally:
+        run.release(LOCK)
+
+
+@contextmanager
+def _chosen(step: Step, backup: Backup, choices: RehearsalChoices) -> Iterator[Site]:
+    common: dict[str, Any] = {"step": step, "backup": backup}
+    folder = _folder(step.run)
+    if backup.manifest["engine"] == "sqlite":
+        places.room(folder, len(NAMES) * sum(file["original_bytes"] for file in backup.files("database")))
+        yield Site(kind="file", where=f"files in {folder}", **common)
+        return
+    server = (
+        drill.server_at(choices.server)
+        if choices.server
+        else None
+        if choices.private
+        else locate(step.plan.store).server
+    )
+    why = (
+        copy_servers.why_not(server, backup, len(NAMES))
+        if server
+        else "as the plan says"
+        if choices.private
+        else "the store is elsewhere"
+    )
+    if server and not why:
+        drill.must_load(backup, server)
+        where = f"schemas {'on' if choices.server else 'beside the store, on'} {server.using('').name}"
+        findings = copy_servers.unlike(server, backup, "")
+        yield Site(kind="schema", where=where, findings=findings, server=server, **common)
+        return
+    if server and choices.server:
+        raise StoreUnreadable(
+            f"no copy can be made on {server.name}",
+            expected="a server that can hold the copies, and that ZenML can use",
+            found=why,
+            remedy="put that right, or leave server out: then copies are made beside the store or in a private MariaDB",
+        )
+    places.room(folder, EMPTY + 1.1 * len(NAMES) * sum(backup.manifest["server"]["tables"].values()))
+    with copy_servers.private_server(folder / "mariadb", copy_servers.options(backup.manifest["server"]), why) as ours:
+        drill.must_load(backup, ours)
+        findings = copy_servers.unlike(ours, backup, why)
+        yield Site(kind="private", where="a private MariaDB", findings=findings, server=ours, **common)
 
 
 @contextmanager
 def reopen(run: Run) -> Iterator[tuple[Path | Server, Path | Server]]:
-    """The copies ``before`` and ``migrated`` that 30_rehearsal left, as its ``facts["copies"]`` name them."""
-    raise NotImplementedError
-    yield
+    """The copies ``before`` and ``migrated`` that 30_rehearsal left, as its ``facts["copies"]`` name them.
+
+    A private MariaDB is started again for as long as they are used. Raises :class:`RunUnusable` when they are gone.
+    """
+    state = run.needs(STEP).facts.get("copies") or {"kind": "", "copies": {}}
+    before, migrated = (state["copies"].get(name, "") for name in NAMES)
+    run.hold(LOCK)
+    try:
+        with ExitStack() as stack:
+            folder = _folder(run)
+            server: Server | None = None
+            if state["kind"] == "private" and (folder / "mariadb").is_dir():
+                server = stack.enter_context(copy_servers.private_server(folder / "mariadb", state["options"]))
+            elif state["kind"] == "schema":
+                server = _server(run)
+            there = [one["name"] for one in scratch.leftovers(server)] if server else []
+            for name, copy in zip(NAMES, (before, migrated), strict=True):
+                if not (copy in there if server else copy and Path(copy).is_file()):
+                    raise _gone(run, name)
+            if not server:
+                yield Path(before), Path(migrated)
+                return
+            for name in (before, migrated):
+                stack.callback(scratch.release, scratch.hold(server, name), name)
+            yield server.using(before), server.using(migrated)
+    finally:
+        run.release(LOCK)
+
+
+def _gone(run: Run, name: str) -> RunUnusable:
+    return RunUnusable(
+        f"the copy {name} of {run.folder} is not there",
+        expected="the copies that 30_rehearsal left; 60_decision removes them",
+        found="nothing",
+        remedy="run 30_rehearsal again",
+    )
+
+
+def _server(run: Run) -> Server | None:
+    """The server that schemas of a run are on."""
+    return locate(run.plan.rehearsal.server or run.plan.store).server
+
+
+def _folder(run: Run) -> Path:
+    return run.work / STEP / "copies"
 
 
 def end(run: Run) -> list[str]:
     """Remove the copies of a run; what was removed, in sentences. Nothing to remove is no error."""
-    raise NotImplementedError
+    run.hold(LOCK)
+    try:
+        return _remove(run)
+    finally:
+        run.release(LOCK)
 
 
-def variables(database: Path | Server, release: str = "") -> dict[str, str]:
-    """The environment variables that make a ZenML open a copy: the only place that has its password."""
-    raise NotImplementedError
+def remove(run: Run, names: Sequence[str]) -> list[str]:
+    """Remove some copies of a run, as :func:`of_run` names them; raises :class:`BadPlan` for what is none of them."""
+    run.hold(LOCK)
+    try:
+        there = [one["name"] for one in of_run(run)]
+        if unknown := sorted(set(names) - set(there)):
+            raise BadPlan(
+                f"{', '.join(unknown)} is no copy of {run.folder}",
+                expected=", ".join(there) or "nothing: it has no copies",
+                found=", ".join(unknown),
+                remedy="name one that is listed; nothing was removed",
+            )
+        return _remove(run, names)
+    finally:
+        run.release(LOCK)
+
+
+def _remove(run: Run, names: Sequence[str] = ()) -> list[str]:
+    """All of them when none is named."""
+    done = []
+    for one in of_run(run):
+        if names and one["name"] not in names:
+            continue
+        if one["server"]:
+            _drop(one["server"], one["name"])
+        elif Path(one["where"]).is_dir():
+            shutil.rmtree(one["where"])
+        else:
+            Path(one["where"]).unlink()
+        done.append(f"removed {one['where']}")
+    return done
+
+
+def _drop(server: Server, name: str) -> None:
+    """Remove a schema; the server may need a moment to notice that a process was killed."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return scratch.remove(server, name)
+        except BadPlan:
+            if time.monotonic() > until:
+                raise
+        time.sleep(0.2)
+
+
+def of_run(run: Run) -> list[dict[str, Any]]:
+    """Copies of a run, also half-made ones: ``name``, ``where`` in words, ``server`` (None for files), ``state``.
+
+    A schema is a run's when its marker names the folder and this host, or when the run's result names the schema.
+    """
+    found: list[dict[str, Any]] = [
+        {"name": path.name, "where": str(path), "server": None, "state": "of this run"}
+        for path in sorted(_folder(run).glob("*"))
+    ]
+    state: Mapping[str, Any] = {}
+    with suppress(RunUnusable):  # a damaged result tells nothing
+        state = (result.facts if (result := run.result(STEP)) else {}).get("copies") or {}
+    for given in filter(None, dict.fromkeys((run.plan.rehearsal.server, run.plan.store))):
+        with nullcontext() if state.get("kind") == "schema" else suppress(KitError):  # it may be gone by now
+            server = locate(given).server
+            for one in listed(server) if server else ():
+                here = (one["run"], one["host"]) == (str(run.folder), socket.gethostname())
+                if (
+                    server
+                    and one["purpose"] == scratch.COPY
+                    and (here or one["name"] in state.get("copies", {}).values())
+                ):
+                    where = f"the schema {one['name']} on {server.using('').name}"
+                    found.append({"name": one["name"], "where": where, "server": server, "state": one["state"]})
+    return found
 
 
 def listed(server: Server) -> list[dict[str, Any]]:
-    """Schemas of ours on a server, as :func:`scratch.leftovers`, with ``state``: what is known of their use."""
-    raise NotImplementedError
+    """Schemas of ours on a server, as :func:`scratch.leftovers`, with ``state``, one of these.
+
+    ``in use``, ``of a run that is there``, ``of another host`` whose runs cannot be seen from here, ``left over``.
+    """
+    found = scratch.leftovers(server)
+    for one in found:
+        here, kept = one["host"] == socket.gethostname(), one["purpose"] == scratch.COPY and one["run"]
+        there = "of a run that is there" if Path(one["run"]).is_dir() else "left over"
+        one["state"] = "in use" if one["alive"] else "left over" if not kept else there if here else "of another host"
+    return found

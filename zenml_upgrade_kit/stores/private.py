@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from zenml_upgrade_kit.errors import StoreUnreadable
 from zenml_upgrade_kit.probing import guarded
+from zenml_upgrade_kit.stores import mysql
 from zenml_upgrade_kit.stores.address import Server
 
 PATIENCE = 60.0
@@ -92,6 +94,15 @@ def _install(data: Path, account: list[str]) -> None:
     made = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     if made.returncode:
         raise _not_started("an empty data folder", (made.stderr or made.stdout).strip()[-400:], "see the message")
+
+
+def new_account(root: Server, name: str) -> str:
+    """Make an account anew that can do everything, over TCP from this machine; its random password."""
+    password = secrets.token_hex(24)
+    with closing(mysql.connect(root, write=True)) as connection:
+        connection.execute("CREATE OR REPLACE USER %s@'127.0.0.1' IDENTIFIED BY %s", (name, password))
+        connection.execute("GRANT ALL ON *.* TO %s@'127.0.0.1'", (name,))
+    return password
 
 
 def free_port() -> int:
