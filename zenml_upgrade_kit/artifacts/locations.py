@@ -44,9 +44,10 @@ _REFERENCE = re.compile(r"\{\{\s*(\S+?)\.(\S+?)\s*\}\}")
 class Location:
     """The root of one artifact store.
 
-    root: a folder, or a URL. url: the same URL, "" for a folder. options: for fsspec, with credentials. problem: why
-    its files cannot be looked at, "" when nothing is known against it. note: where its credentials come from when it is
-    not where ZenML has them. secrets: values that must be masked in all that is written.
+    root: a folder, or a URL; "" for folders that each artifact's row names. url: the same URL, "" for a folder.
+    options: for fsspec, with credentials. problem: why its files cannot be looked at, "" when nothing is known against
+    it. note: where its credentials come from when it is not where ZenML has them. secrets: values that must be masked
+    in all that is written.
     """
 
     root: str = ""
@@ -67,7 +68,7 @@ def locations(connection: Reader, local_stores: Path) -> dict[str | None, Locati
     local_stores: as :func:`inventory.artifacts`. Nothing is asked of the stores yet.
     """
     held = stores.tables(connection)
-    versions = "artifact_version" if "artifact_version" in held else "artifact"
+    versions = inventory.versions_table(held)
     named = connection.execute(f"SELECT DISTINCT artifact_store_id FROM {versions}")
     found = {None: Location(problem=GONE), **{inventory.dashed(row[0]): Location(problem=GONE) for row in named}}
     places = inventory.artifact_stores(connection, local_stores)
@@ -75,7 +76,7 @@ def locations(connection: Reader, local_stores: Path) -> dict[str | None, Locati
     query = "SELECT id, name, flavor, configuration, connector_id FROM stack_component WHERE type = 'artifact_store'"
     for key, name, flavor, configuration, connector in connection.execute(query):
         root = str(places[key]["store_root"] or "").strip("'\"`").rstrip("/")
-        if not root:
+        if not root and places[key]["store_root"] != "":
             found[inventory.dashed(key)] = Location(problem=f"its artifact store {name} has no path")
             continue
         if "://" not in root:
@@ -199,7 +200,7 @@ def place(row: Mapping[str, Any], location: Location) -> tuple[str, str]:
 
     That is so in copied stores: the uris name the old folder. Where that is gone, the files are found in the copy.
     """
-    uri, root = str(row["uri"]), location.root
+    uri, root = str(row["uri"]), location.root or str(row["store_root"])
     if uri.startswith(f"{root}/") and "/../" not in uri:
         return uri, ""
     if location.url:

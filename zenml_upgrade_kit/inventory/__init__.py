@@ -6,15 +6,11 @@ there, never by the stamp. Secret values, passwords and tokens are not among the
 
 from __future__ import annotations
 
-import base64
-import json
 import sqlite3
 import sys
-import uuid
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +19,21 @@ from packaging.version import Version
 
 from zenml_upgrade_kit import releases, stores
 from zenml_upgrade_kit.errors import StoreUnreadable
+from zenml_upgrade_kit.inventory.columns import dashed, decoded, exactly, parsed, source_of, time_of
+from zenml_upgrade_kit.inventory.rows import (
+    artifact_stores,
+    artifacts,
+    last_made,
+    newest_runs,
+    run_ids,
+    runs,
+    versions_table,
+)
 from zenml_upgrade_kit.stores import Reader, Store, mysql, sqlite
+
+__all__ = ["NO_LIBRARY", "artifact_stores", "artifacts", "belongings", "dashed", "decoded", "last_made", "newest_runs"]
+__all__ += ["reading", "recorded_versions", "run_ids", "runs", "secrets_store", "source_of", "source_version", "stamp"]
+__all__ += ["store_section", "take", "versions_table", "written_by"]
 
 NO_LIBRARY = frozenset(sys.stdlib_module_names) | {"zenml", "__main__", "builtins", ""}
 
@@ -41,7 +51,7 @@ def take(store: Store) -> dict[str, Any]:
         zenml_versions = _recorded(connection, "client_version")
         pythons = _recorded(connection, "orchestrator_environment", "python_version")
         pythons = pythons or _recorded(connection, "client_environment", "python_version")
-        versions = _versions(counted)
+        versions = versions_table(counted)
         return {
             "stamps": stamps,
             "source_version": source_version(stamps[0], zenml_versions) if stamps else "",
@@ -103,7 +113,7 @@ def belongings(connection: Reader, local_stores: Path) -> dict[str, Any]:
     held = stores.tables(connection)
     if not {"stack", "stack_component", "stack_composition"} <= held.keys():
         return {"stacks": {}, "artifact_stores": [], "images": 0, "secrets": {}}
-    versions = _versions(held)
+    versions = versions_table(held)
     counted = {row[0]: row[1] for row in _distinct(connection, versions, "artifact_store_id")}
     places = artifact_stores(connection, local_stores)
     query = "SELECT id, name, type, flavor, configuration FROM stack_component ORDER BY type, name"
@@ -152,159 +162,12 @@ def store_section(config_yaml: Path) -> dict[str, Any]:
     return section if isinstance(section, dict) else {}
 
 
-def decoded(value: str | bytes | None) -> Any:
-    """What base64 of JSON holds; None for anything else, an encrypted value for example."""
-    try:
-        return json.loads(base64.b64decode(value or b"", validate=True))
-    except ValueError:
-        return None
-
-
 def source_version(stamp: str, recorded: Iterable[str] = ()) -> str:
     """The release that wrote a stamp; where several share it, the one that runs recorded. Unknown stamps stay as is."""
     release = releases.for_stamp(stamp)
     sharing = [item.version for item in releases.all() if item.stamp == stamp]
     seen = [version for version in recorded if version in sharing]
     return max(seen, key=Version) if seen else release.version if release else stamp
-
-
-def artifacts(
-    connection: Reader, local_stores: Path, only: str = "1 = 1 ORDER BY v.created, v.id"
-) -> list[dict[str, Any]]:
-    """Every artifact version, oldest first, or those that a condition in SQL names, in its order.
-
-    id, store_id: UUIDs with dashes. version: "" before 0.50.0, which had none. type: ZenML's kind (``DataArtifact``).
-    data_type, materializer: ``{"module", "attribute", "type"}`` and, where recorded, ``package_name`` and ``version``.
-    store_flavor, store_root: of its artifact store, None where that is gone; a local store without a path of its own
-    lies in ``local_stores``. created: UTC as stored.
-    """
-    tables = stores.tables(connection)
-    places = artifact_stores(connection, local_stores)
-    if "artifact_version" in tables:
-        source, name = "artifact_version AS v LEFT JOIN artifact AS a ON a.id = v.artifact_id", "a.name"
-    else:  # before 0.51.0 a row of artifact is what is now a version
-        source, name = "artifact AS v", "v.name"
-    version = "v.version" if "version" in (tables.get("artifact_version") or tables["artifact"]) else "NULL"
-    rows = connection.execute(
-        f"SELECT v.id, {name}, {version}, v.type, v.data_type, v.materializer, v.uri, v.artifact_store_id, v.created"
-        f" FROM {source} WHERE {only}"
-    )
-    return [
-        {
-            "id": dashed(key),
-            "name": name,
-            "version": str(version if version is not None else ""),
-            "type": kind,
-            "data_type": _shared(data_type),
-            "materializer": _shared(materializer),
-            "uri": uri,
-            "store_id": dashed(store),
-            **places.get(store, {"store_flavor": None, "store_root": None}),
-            "created": str(created),
-        }
-        for key, name, version, kind, data_type, materializer, uri, store, created in rows
-    ]
-
-
-def runs(connection: Reader, ids: Collection[str] | None = None) -> list[dict[str, Any]]:
-    """Runs, newest first, with their steps in order and what each step wrote; where ids are given, only these runs.
-
-    A step that was taken from the cache names the step it came from in ``original_step_run_id``.
-    """
-    listed = ", ".join(f"'{uuid.UUID(key).hex}'" for key in ids or ()) or "''"
-    of_run, only = ("1 = 1", "1 = 1") if ids is None else (f"s.pipeline_run_id IN ({listed})", f"r.id IN ({listed})")
-    outputs: dict[str, list[dict[str, Any]]] = {}
-    query = (
-        "SELECT o.step_id, o.name, o.artifact_id FROM step_run_output_artifact AS o"
-        f" JOIN step_run AS s ON s.id = o.step_id WHERE {of_run} ORDER BY o.name"
-    )
-    for step, name, artifact in connection.execute(query):
-        outputs.setdefault(step, []).append({"name": name, "artifact_version_id": dashed(artifact)})
-    steps: dict[str, list[dict[str, Any]]] = {}
-    query = (
-        "SELECT s.id, s.pipeline_run_id, s.name, s.status, s.original_step_run_id FROM step_run AS s"
-        f" WHERE {of_run} ORDER BY s.start_time, s.created"
-    )
-    for key, run, name, status, original in connection.execute(query):
-        step = {"id": dashed(key), "name": name, "status": status, "outputs": outputs.get(key, [])}
-        steps.setdefault(run, []).append({**step, "original_step_run_id": dashed(original)})
-    query = (
-        "SELECT r.id, r.name, p.name AS pipeline, r.status, r.start_time FROM pipeline_run AS r"
-        f" LEFT JOIN pipeline AS p ON p.id = r.pipeline_id WHERE {only} ORDER BY r.created DESC, r.id"
-    )
-    return [
-        {
-            **dict(row),
-            "id": dashed(row["id"]),
-            "start_time": _time(row["start_time"]),
-            "steps": steps.get(row["id"], []),
-        }
-        for row in connection.execute(query)
-    ]
-
-
-def run_ids(connection: Reader) -> set[str]:
-    """The ids of all runs."""
-    return {str(dashed(row[0])) for row in connection.execute("SELECT id FROM pipeline_run")}
-
-
-def newest_runs(connection: Reader, until: str = "") -> dict[str, dict[str, Any]]:
-    """The newest run of every pipeline, by the pipeline's name: ``id``, ``start_time``, ``status``.
-
-    until: runs that were made later do not count; as :func:`last_made` says it.
-    """
-    made = f"WHERE created <= '{until}'" if until else ""
-    rows = connection.execute(
-        "SELECT p.name, r.id, r.start_time, r.status FROM pipeline_run AS r JOIN pipeline AS p ON p.id = r.pipeline_id"
-        f" JOIN (SELECT pipeline_id, MAX(created) AS newest FROM pipeline_run {made} GROUP BY pipeline_id) AS n"
-        " ON n.pipeline_id = r.pipeline_id AND n.newest = r.created ORDER BY r.created, r.id DESC"
-    )  # of two of one moment, and of versions of one pipeline, the last counts
-    return {name: {"id": dashed(key), "start_time": _time(at), "status": status} for name, key, at, status in rows}
-
-
-def last_made(connection: Reader) -> str:
-    """When the newest run was made, UTC as stored; "" where there is none."""
-    return _time(next(iter(connection.execute("SELECT MAX(created) FROM pipeline_run")))[0]) or ""
-
-
-def dashed(value: str | None) -> str | None:
-    """A UUID as ZenML's API writes it; the database keeps 32 hex characters."""
-    try:
-        return str(uuid.UUID(value)) if value else None
-    except ValueError:
-        return value
-
-
-def _parsed(text: str | bytes | None) -> dict[str, Any] | None:
-    """A JSON object; None for anything else."""
-    try:
-        value = json.loads(text or "{}")
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def source_of(text: str | None) -> dict[str, Any]:
-    """A stored source; plain dotted names, as very old releases wrote them, become the same shape."""
-    value = _parsed(text)
-    if value is None:
-        module, _, attribute = str(text).rpartition(".")
-        value = {"module": module, "attribute": attribute, "type": "unknown"}
-    return value
-
-
-_shared = lru_cache(1024)(source_of)
-"""Few different texts are in many rows."""
-
-
-def _time(value: Any) -> str | None:
-    """A time as text: SQLite gives that, MySQL a datetime."""
-    return None if value is None else str(value)
-
-
-def _versions(tables: Collection[str]) -> str:
-    """The table of artifact versions: before 0.51.0 a row of artifact is what is now a version."""
-    return "artifact_version" if "artifact_version" in tables else "artifact"
 
 
 def _counts(connection: Reader) -> dict[str, int]:
@@ -318,18 +181,10 @@ def _bytes(store: Store, connection: Reader) -> int:
     return store.file.stat().st_size if store.file else sum(mysql.sizes(connection).values())  # type: ignore[arg-type]
 
 
-def _exactly(connection: Reader, column: str) -> str:
-    """What to group a column by, so that each value counts by its bytes.
-
-    On a server, a collation would join what differs in case alone, and a sort looks at the start of long texts.
-    """
-    return f"MD5({stores.quoted(column)})" if isinstance(connection, mysql.Connection) else stores.quoted(column)
-
-
 def _distinct(connection: Reader, table: str, *columns: str) -> list[tuple[Any, ...]]:
     """Distinct values of columns and how often they occur, most often first."""
     values = ", ".join(f"MIN({stores.quoted(column)})" for column in columns)
-    keys = ", ".join(_exactly(connection, column) for column in columns)
+    keys = ", ".join(exactly(connection, column) for column in columns)
     rows = connection.execute(f"SELECT {values}, COUNT(*) FROM {stores.quoted(table)} GROUP BY {keys}")
     return sorted(map(tuple, rows), key=lambda row: (-row[-1], [(one is not None, str(one)) for one in row[:-1]]))
 
@@ -343,7 +198,7 @@ def _recorded(connection: Reader, column: str, key: str = "") -> dict[str, int]:
     for table, columns in stores.tables(connection).items():
         if table in ("pipeline_run", "pipeline_deployment", "pipeline_snapshot") and column in columns:
             for value, count in _distinct(connection, table, column):
-                if found := (_parsed(value) or {}).get(key) if key else value:
+                if found := (parsed(value) or {}).get(key) if key else value:
                     counted[str(found)] += count
     return dict(counted.most_common())
 
@@ -354,8 +209,8 @@ def _pipelines(connection: Reader) -> list[dict[str, Any]]:
         "SELECT p.name, COUNT(r.id) FROM pipeline AS p LEFT JOIN pipeline_run AS r ON r.pipeline_id = p.id"
         " GROUP BY p.id, p.name"
     )
-    for name, runs in connection.execute(query):  # before 0.63.0 a pipeline has a row for each version
-        counted[name] += runs
+    for name, number in connection.execute(query):  # before 0.63.0 a pipeline has a row for each version
+        counted[name] += number
     return [
         {
             "name": name,
@@ -400,36 +255,11 @@ def _schedules(connection: Reader) -> list[dict[str, Any]]:
 def _libraries(connection: Reader, versions: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for column in ("materializer", "data_type"):
-        query = f"SELECT MIN({column}), MAX(created) FROM {versions} GROUP BY {_exactly(connection, column)}"
-        for _, text in sorted((_time(newest) or "", text or "") for text, newest in connection.execute(query)):
+        query = f"SELECT MIN({column}), MAX(created) FROM {versions} GROUP BY {exactly(connection, column)}"
+        for _, text in sorted((time_of(newest) or "", text or "") for text, newest in connection.execute(query)):
             source = source_of(text)
             root = str(source.get("module") or "").split(".")[0]
             if root not in NO_LIBRARY and source.get("type") in ("distribution_package", "unknown"):
                 name = str(source.get("package_name") or root)
                 found[name] = str(source.get("version") or found.get(name, ""))
     return dict(sorted(found.items()))
-
-
-def artifact_stores(connection: Reader, local_stores: Path) -> dict[str, dict[str, str | None]]:
-    """``store_flavor`` and ``store_root`` of every registered artifact store, by the id that the database has.
-
-    local_stores: where it is not known, as for the bare URL of a server, it is what the artifacts' URIs say.
-    """
-    query = "SELECT id, flavor, configuration FROM stack_component WHERE type = 'artifact_store'"
-    found: dict[str, dict[str, str | None]] = {}
-    for key, flavor, configuration in list(connection.execute(query)):
-        config = decoded(configuration)
-        path = config.get("path") if isinstance(config, dict) else None
-        if not path and flavor == "local":
-            known = local_stores if local_stores != Path() else _written_below(connection, key)
-            path = str(known / str(dashed(key)))
-        found[key] = {"store_flavor": flavor, "store_root": path}
-    return found
-
-
-def _written_below(connection: Reader, key: str) -> Path:
-    """The local stores folder of those who wrote into a local artifact store; empty where nobody did."""
-    versions = _versions(stores.tables(connection))
-    query = f"SELECT MIN(uri) FROM {versions} WHERE artifact_store_id = '{key}'"
-    folder, below, _ = str(next(iter(connection.execute(query)))[0]).partition(f"/{dashed(key)}/")
-    return Path(folder) if below else Path()
