@@ -41,9 +41,9 @@ class Change:
     drop_rows (a condition): lost by design, exported, and told. moved_columns, moved_tables: gone from here, with words
     for where they are now, ``{table: {column: "where"}}`` and ``{table: "where"}``. tables: a table made of others, as
     ``{columns: {name: SQL}, from: SQL, where: SQL, key: [columns]}``; key where it is not the primary key, because that
-    is made up. new_rows: which rows of the migrated table (``{column}``) may have no counterpart. free: columns whose
-    new values cannot be foretold. check: instead of equality, SQL over ``{column}`` and ``{after.column}``. by: a check
-    in Python, of :data:`CHECKS`.
+    ``id`` is made up. new_rows: which rows of the migrated table (``{column}``) may have no counterpart. free: columns
+    whose new values cannot be foretold. check: instead of equality, SQL over ``{column}`` and ``{after.column}``. by: a
+    check in Python, of :data:`CHECKS`.
     """
 
     revision: str

@@ -17,7 +17,7 @@ from zenml_upgrade_kit.proof.changes import Table
 from zenml_upgrade_kit.stores.pair import Kind, Pair
 from zenml_upgrade_kit.stores.sqlite import quoted
 
-AT_ONCE = 100
+AT_ONCE = 50
 """Deployments that are in memory at a time, with their configurations."""
 EXAMPLES = 5
 
@@ -38,14 +38,15 @@ def step_configurations(pair: Pair, table: Table) -> tuple[int, list[dict[str, A
     full = f"{quoted(pair.after.name)}.{quoted(table.name)} AS c"
     later = {name: one for name, one in table.columns.items() if name not in {one.name for one in columns.values()}}
     tests = [f"({pair.differ(one.sql, f'c.{quoted(name)}', Kind(), Kind())})" for name, one in later.items()]
-    selected = ", ".join([f"c.{quoted(owner)}", *(f"c.{quoted(name)}" for name in names), *tests])
+    cells = [*(f"c.{quoted(name)}" for name in (owner, *names)), f"JSON_VALID(c.{quoted(names[2])})"]
+    selected = ", ".join([*cells, *tests])
     found: dict[tuple[str, str], dict[str, Any]] = {}
     compared = 0
     for deployments in _some(pair, query):
         rows: dict[str, list[Sequence[Any]]] = defaultdict(list)
         listed = ", ".join(map(_literal, deployments))
         for row in pair.rows(f"SELECT {selected} FROM {full} WHERE c.{quoted(owner)} IN ({listed})"):
-            rows[row[0]].append(row[1:])
+            rows[row[0]].append(row[1:])  # index, name, config, whether it is JSON, differences
             compared += 1
         for identity, text in deployments.items():
             for column, kind, key, before, after in _wrong(text, rows[identity], list(later)):
@@ -83,7 +84,7 @@ def _literal(text: str) -> str:
 def _wrong(text: str, rows: Sequence[Sequence[Any]], later: Sequence[str]) -> Iterator[Wrong]:
     """What is wrong with the rows of one deployment."""
     for row in rows:
-        for name, differs in zip(later, row[3:], strict=True):
+        for name, differs in zip(later, row[4:], strict=True):
             if differs:
                 yield name, "differs", {"name": row[1]}, None, "a value"
     ordered = sorted(rows, key=lambda row: row[0])
@@ -120,12 +121,9 @@ def _same(text: str, rows: Sequence[Sequence[Any]]) -> bool:
     """Whether the rows, put together, are the very text; it is enough, for each value is JSON by itself."""
     if [row[0] for row in rows] != list(range(len(rows))) or len({row[1] for row in rows}) != len(rows):
         return False
-    if "{" + ", ".join(f"{json.dumps(row[1])}: {row[2]}" for row in rows) + "}" != text:
+    if not all(row[3] for row in rows):
         return False
-    try:
-        return all(isinstance(json.loads(row[2]), dict) for row in rows)
-    except ValueError:
-        return False
+    return "{" + ", ".join([f"{json.dumps(row[1])}: {row[2]}" for row in rows]) + "}" == text
 
 
 def _renamed_models(step: Any) -> Any:

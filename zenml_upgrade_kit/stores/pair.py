@@ -42,9 +42,15 @@ class Side:
 
 
 class Pair:
-    """A read-only session with both databases; used by one thread at a time. Errors are :class:`StoreUnreadable`."""
+    """A read-only session with both databases; used by one thread at a time. Errors are :class:`StoreUnreadable`.
 
-    def __init__(self, before: Path | Server, migrated: Path | Server) -> None:
+    views: queries that others may name, in order.
+    """
+
+    def __init__(
+        self, before: Path | Server, migrated: Path | Server, *, views: Mapping[str, str] | None = None
+    ) -> None:
+        self.views = views or {}
         self._sqlite: sqlite3.Connection | None = None
         self._mysql: mysql.Connection | None = None
         if isinstance(before, Path) and isinstance(migrated, Path):
@@ -76,6 +82,7 @@ class Pair:
 
     def rows(self, sql: str) -> Iterator[tuple[Any, ...]]:
         """The rows of a query as they come; all must be read, or the iterator closed, before the next query."""
+        sql = with_views(sql, self.views)
         return self._of_file(sql) if self._sqlite else self._of_server(sql)
 
     def first(self, sql: str) -> tuple[Any, ...]:
@@ -162,6 +169,15 @@ class Pair:
                 keys.setdefault(table, {})[place] = column
         ordered = {table: tuple(one[place] for place in sorted(one)) for table, one in keys.items()}
         return Side(name=name, tables=tables, keys=ordered)
+
+
+def with_views(sql: str, views: Mapping[str, str]) -> str:
+    """A query with the views that it names, or that those name, before it."""
+    needed: list[str] = []
+    for name, query in reversed(list(views.items())):
+        if quoted(name) in sql or any(quoted(name) in one for one in needed):
+            needed.insert(0, f"{quoted(name)} AS ({query})")
+    return f"WITH {', '.join(needed)} {sql}" if needed else sql
 
 
 def _attached(before: Path, migrated: Path) -> sqlite3.Connection:
