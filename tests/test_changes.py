@@ -1,9 +1,10 @@
 """The model of what migrations change explains every difference that real migrations make, up to release 0.63.0.
 
-A store of 0.43.0 is filled and migrated, revision by revision, by the newest ZenML; at some releases it is filled again.
+A store of 0.43.0 is filled and migrated, revision by revision, by the newest ZenML, and filled again at some releases.
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import filled
@@ -16,7 +17,7 @@ from zenml_upgrade_kit.proof import changes, comparison, entries
 LAST = "0.63.0"
 STAMPS = [stamp for stamp in filled.stamps() if (releases.position(stamp) or 0) <= (releases.position(LAST) or 0)]
 ENTRIES = [change for change in entries.load() if change.release in STAMPS]
-HOPS = list(zip(STAMPS, STAMPS[1:], strict=False))
+HOPS = list(pairwise(STAMPS))
 Deploy = Callable[[str, Path], Path]
 
 
