@@ -36,13 +36,14 @@ PATIENCE = 5
 class Site:
     """Where the copies of one backup go: a ``file``, a ``schema`` on a server, or in a ``private`` MariaDB of ours.
 
-    where: in words. server: of the schemas, None for files; with its password, so it is no part of ``repr``. copies:
-    what :meth:`restore` made, by name.
+    where: in words. named: the server that the plan names, ``env:NAME``, "" for none. server: of the schemas, None for
+    files. copies: what :meth:`restore` made, by name.
     """
 
     kind: str
     where: str
     findings: tuple[Finding, ...] = ()
+    named: str = ""
     step: Step = field(repr=False)
     backup: Backup = field(repr=False)
     server: Server | None = field(default=None, repr=False)
@@ -77,6 +78,11 @@ class Site:
             raise
         return copy, time.monotonic() - started
 
+    def empty(self, name: str) -> Path | Server:
+        """A database without tables, with the defaults of the backup's; as a file it is not there yet."""
+        copy = self.copies[name] = self._new(name)
+        return copy
+
     def _new(self, name: str) -> Path | Server:
         if not self.server:
             return _folder(self.step.run) / f"{name}.db"
@@ -106,7 +112,7 @@ class Site:
 
         1.0 beside the store; None when it cannot be measured.
         """
-        if not self.server or (self.kind == "schema" and not self.step.plan.rehearsal.server):
+        if not self.server or (self.kind == "schema" and not self.named):
             return 1.0
         copy = next((copy for copy in self.copies.values() if isinstance(copy, Server)), self.server)
         try:
@@ -116,10 +122,10 @@ class Site:
             return None
 
     def state(self) -> dict[str, Any]:
-        """What :func:`reopen` needs, as JSON: ``kind``, ``where``, ``copies`` by name, ``options``; no password."""
+        """What :func:`reopen` needs, as JSON: ``kind``, ``where``, ``named``, ``copies`` by name, ``options``."""
         names = {name: str(copy) if isinstance(copy, Path) else copy.database for name, copy in self.copies.items()}
         options = copy_servers.options(self.backup.manifest["server"]) if self.kind == "private" else {}
-        return {"kind": self.kind, "where": self.where, "copies": names, "options": options}
+        return {"kind": self.kind, "where": self.where, "named": self.named, "copies": names, "options": options}
 
 
 @contextmanager
@@ -134,16 +140,17 @@ def site(step: Step, backup: Backup, choices: RehearsalChoices) -> Iterator[Site
     try:
         _remove(run)
         _folder(run).mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _chosen(step, backup, choices) as chosen:
-            try:
-                yield chosen
-            except BaseException:
-                for copy in [] if choices.keep_copy else list(chosen.copies.values()):
-                    with suppress(KitError):
-                        chosen.remove(copy)
-                raise
-            finally:
-                chosen.release()
+        try:
+            with _chosen(step, backup, choices) as chosen:
+                try:
+                    yield chosen
+                finally:
+                    chosen.release()
+        except BaseException:
+            with suppress(KitError):  # what stays is listed as this run's
+                if not choices.keep_copy:
+                    _remove(run)
+            raise
     finally:
         run.release(LOCK)
 
@@ -156,25 +163,11 @@ def _chosen(step: Step, backup: Backup, choices: RehearsalChoices) -> Iterator[S
         places.room(folder, len(NAMES) * sum(file["original_bytes"] for file in backup.files("database")))
         yield Site(kind="file", where=f"files in {folder}", **common)
         return
-    server = (
-        drill.server_at(choices.server)
-        if choices.server
-        else None
-        if choices.private
-        else locate(step.plan.store).server
-    )
-    why = (
-        copy_servers.why_not(server, backup, len(NAMES))
-        if server
-        else "as the plan says"
-        if choices.private
-        else "the store is elsewhere"
-    )
+    server, why = _wanted(step, backup, choices)
     if server and not why:
-        drill.must_load(backup, server)
         where = f"schemas {'on' if choices.server else 'beside the store, on'} {server.using('').name}"
         findings = copy_servers.unlike(server, backup, "")
-        yield Site(kind="schema", where=where, findings=findings, server=server, **common)
+        yield Site(kind="schema", where=where, findings=findings, server=server, named=choices.server, **common)
         return
     if server and choices.server:
         raise StoreUnreadable(
@@ -190,6 +183,14 @@ def _chosen(step: Step, backup: Backup, choices: RehearsalChoices) -> Iterator[S
         yield Site(kind="private", where="a private MariaDB", findings=findings, server=ours, **common)
 
 
+def _wanted(step: Step, backup: Backup, choices: RehearsalChoices) -> tuple[Server | None, str]:
+    """The server that copies should go to, and why they cannot, "" when they can."""
+    if choices.private and not choices.server:
+        return None, "as the plan says"
+    server = drill.server_at(choices.server) if choices.server else locate(step.plan.store).server
+    return server, copy_servers.why_not(server, backup, len(NAMES)) if server else "the store is a file now"
+
+
 @contextmanager
 def reopen(run: Run) -> Iterator[tuple[Path | Server, Path | Server]]:
     """The copies ``before`` and ``migrated`` that 30_rehearsal left, as its ``facts["copies"]`` name them.
@@ -197,7 +198,7 @@ def reopen(run: Run) -> Iterator[tuple[Path | Server, Path | Server]]:
     A private MariaDB is started again for as long as they are used. Raises :class:`RunUnusable` when they are gone.
     """
     state = run.needs(STEP).facts.get("copies") or {"kind": "", "copies": {}}
-    before, migrated = (state["copies"].get(name, "") for name in NAMES)
+    before, migrated = (Path(state["copies"].get(name, "")).name for name in NAMES)  # the run may have been moved
     run.hold(LOCK)
     try:
         with ExitStack() as stack:
@@ -206,17 +207,15 @@ def reopen(run: Run) -> Iterator[tuple[Path | Server, Path | Server]]:
             if state["kind"] == "private" and (folder / "mariadb").is_dir():
                 server = stack.enter_context(copy_servers.private_server(folder / "mariadb", state["options"]))
             elif state["kind"] == "schema":
-                server = _server(run)
+                server = locate(state["named"] or run.plan.store).server
             there = [one["name"] for one in scratch.leftovers(server)] if server else []
+            there += [path.name for path in folder.glob("*.db")]
             for name, copy in zip(NAMES, (before, migrated), strict=True):
-                if not (copy in there if server else copy and Path(copy).is_file()):
+                if copy not in there:
                     raise _gone(run, name)
-            if not server:
-                yield Path(before), Path(migrated)
-                return
-            for name in (before, migrated):
-                stack.callback(scratch.release, scratch.hold(server, name), name)
-            yield server.using(before), server.using(migrated)
+                if server:
+                    stack.callback(scratch.release, scratch.hold(server, copy), copy)
+            yield (server.using(before), server.using(migrated)) if server else (folder / before, folder / migrated)
     finally:
         run.release(LOCK)
 
@@ -228,11 +227,6 @@ def _gone(run: Run, name: str) -> RunUnusable:
         found="nothing",
         remedy="run 30_rehearsal again",
     )
-
-
-def _server(run: Run) -> Server | None:
-    """The server that schemas of a run are on."""
-    return locate(run.plan.rehearsal.server or run.plan.store).server
 
 
 def _folder(run: Run) -> Path:
@@ -298,26 +292,27 @@ def of_run(run: Run) -> list[dict[str, Any]]:
 
     A schema is a run's when its marker names the folder and this host, or when the run's result names the schema.
     """
-    found: list[dict[str, Any]] = [
-        {"name": path.name, "where": str(path), "server": None, "state": "of this run"}
+    found: dict[str, dict[str, Any]] = {
+        path.name: {"name": path.name, "where": str(path), "server": None, "state": "of this run"}
         for path in sorted(_folder(run).glob("*"))
-    ]
+    }
     state: Mapping[str, Any] = {}
     with suppress(RunUnusable):  # a damaged result tells nothing
         state = (result.facts if (result := run.result(STEP)) else {}).get("copies") or {}
-    for given in filter(None, dict.fromkeys((run.plan.rehearsal.server, run.plan.store))):
+    named = {given for given in (state.get("named"), run.plan.rehearsal.server) if given}
+    for given in (*sorted(named), run.plan.store):
         with nullcontext() if state.get("kind") == "schema" else suppress(KitError):  # it may be gone by now
-            server = locate(given).server
-            for one in listed(server) if server else ():
-                here = (one["run"], one["host"]) == (str(run.folder), socket.gethostname())
-                if (
-                    server
-                    and one["purpose"] == scratch.COPY
-                    and (here or one["name"] in state.get("copies", {}).values())
-                ):
-                    where = f"the schema {one['name']} on {server.using('').name}"
-                    found.append({"name": one["name"], "where": where, "server": server, "state": one["state"]})
-    return found
+            if server := locate(given).server:
+                for one in listed(server):
+                    if one["purpose"] == scratch.COPY and _belongs(one, run, state):
+                        where = f"the schema {one['name']} on {server.using('').name}"
+                        found[one["name"]] = {**one, "where": where, "server": server}
+    return list(found.values())
+
+
+def _belongs(schema: Mapping[str, Any], run: Run, state: Mapping[str, Any]) -> bool:
+    here = (schema["run"], schema["host"]) == (str(run.folder), socket.gethostname())
+    return here or schema["name"] in state.get("copies", {}).values()
 
 
 def listed(server: Server) -> list[dict[str, Any]]:

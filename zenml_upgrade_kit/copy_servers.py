@@ -16,6 +16,7 @@ from urllib.parse import quote, urlencode
 
 from packaging.version import Version
 
+from zenml_upgrade_kit import drill
 from zenml_upgrade_kit.archive import Backup
 from zenml_upgrade_kit.errors import BadPlan, StoreUnreadable
 from zenml_upgrade_kit.findings import Finding, Severity
@@ -35,6 +36,10 @@ def why_not(server: Server, backup: Backup, copies: int) -> str:
     """Why so many copies cannot go to a server, in words; "" when they can."""
     if server.socket or not server.password:
         return "a ZenML reaches a database over TCP and with a password only"
+    try:
+        drill.must_load(backup, server)
+    except StoreUnreadable as error:
+        return error.found
     return scratch.why_not(server, backup.manifest["server"], copies)
 
 

@@ -24,7 +24,7 @@ from zenml_upgrade_kit.stores import dumping, locate, mysql, private, scratch, s
 from zenml_upgrade_kit.stores.address import Server
 
 BLOCK = 1 << 20
-FULL = re.compile(r"is full|disk full|no space left|\b(?:errcode|errno|error):? ?28\b", re.IGNORECASE)
+FULL = re.compile(r"is full|disk full|no space left|no more room|\b(?:errcode|errno|error):? ?28\b", re.IGNORECASE)
 """What servers and their programs say when a disk is full, whatever table it was."""
 SESSIONS = 4
 """That compare what was restored, which nobody else uses: they wait for the disk more than for each other."""
@@ -67,14 +67,14 @@ def drill(backup: Backup, *, server: Server | None = None, identity: Path | None
 
 
 def server_at(given: str) -> Server:
-    """The server to try a backup on; raises :class:`BadPlan` for a store that is a file."""
+    """The server to load a backup into; raises :class:`BadPlan` for a store that is a file."""
     server = locate(given).server
     if not server:
         raise BadPlan(
-            "a drill can only be done on a server",
+            "this can only be done on a server",
             expected="env:NAME of a variable with a mysql:// URL",
             found="a SQLite store",
-            remedy="name another, or none: then it is done in a private MariaDB",
+            remedy="name another, or none",
         )
     return server
 

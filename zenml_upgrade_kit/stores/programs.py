@@ -116,7 +116,9 @@ class Program:
             return ""
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         text = text or f"{shutil.disk_usage(self._own.name).free:,} bytes are free in {self._own.name}"
-        return Redactor([self.server.password]).text(f"{self.tool} {how}: {text[-500:]}")
+        if len(text) > 600:  # of many errors the first one is the cause
+            text = f"{text[:400]} … {text[-200:]}"
+        return Redactor([self.server.password]).text(f"{self.tool} {how}: {text}")
 
     def failed(self, found: str) -> StoreUnreadable:
         """What to raise when a dump did not end well."""
