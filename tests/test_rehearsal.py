@@ -1,154 +1,278 @@
-"""The rehearsal: a real migration of a real old store, failures that are recognised, rows that are accounted for."""
+"""The rehearsal: real old stores, migrated and compared row by row; failures named, remedies tried, copies removed."""
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 import sqlite3
-from collections.abc import Callable
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import databases
 import pytest
 
-from zenml_upgrade_kit import backup, plan, preflight, rehearsal, releases
+from zenml_upgrade_kit import backup, copies, plan, preflight, rehearsal, stores
 from zenml_upgrade_kit.environments import Environment
-from zenml_upgrade_kit.errors import RunUnusable
+from zenml_upgrade_kit.errors import BadPlan, RunUnusable
 from zenml_upgrade_kit.findings import Severity, Status, StepResult
 from zenml_upgrade_kit.runs import Run
-from zenml_upgrade_kit.stores import sqlite
+from zenml_upgrade_kit.stores import scratch, sqlite
+from zenml_upgrade_kit.stores.address import Server
 
 Deployment = Callable[..., Path]
 Environments = Callable[[str], Environment]
+BackedUp = Callable[..., Run]
+TARGET = "0.98.0"
+FAST = ["0.43.0", "0.55.5", "0.60.0", "0.70.0", "0.80.2"]
+SLOW = ["0.50.0", "0.58.2", "0.68.1", "0.75.0", "0.85.0", "0.90.0", "0.94.1", "0.97.0"]
+MATRIX = [*FAST, *(pytest.param(version, marks=pytest.mark.nightly) for version in SLOW)]
 
 
 @pytest.fixture
-def backed_up(tmp_path: Path, environment: Environments) -> Callable[[Path, str, str], Run]:
-    """A run up to the backup, with environments that are there already."""
+def backed_up(tmp_path: Path, environment: Environments, monkeypatch: pytest.MonkeyPatch) -> Iterator[BackedUp]:
+    """A run up to the backup, with environments that are there already; its copies go in the end."""
+    made: list[Run] = []
 
-    def make(config: Path, source: str, target: str = "0.98.0") -> Run:
-        values = plan.make({"store": str(config), "to": target, "out": str(tmp_path / "runs")})
+    def make(store: Path | Server, source: str, target: str = TARGET, **choices: Any) -> Run:
+        given = str(store)
+        if isinstance(store, Server):
+            monkeypatch.setenv("PROD", databases.zenml_url(store))
+            given = "env:PROD"
+        values = plan.make({"store": given, "to": target, "out": str(tmp_path / "runs"), "rehearsal": choices})
         run = preflight.start(values)
+        made.append(run)
         run.save(preflight.begin_facts(run.begin("00_start")))
-        found = {"source": environment(target).to_json(), "target": environment(target).to_json()}
+        found = {"source": environment(source).to_json(), "target": environment(target).to_json()}
         run.save(run.begin("10_preflight").result((), {"environments": found}))
         result = backup.back_up(run.begin("20_backup"))
-        assert result.status is Status.PASS
+        assert not [finding for finding in result.findings if finding.severity is Severity.BLOCK]
         run.save(result)
         return run
 
-    return make
+    yield make
+    for run in made:
+        copies.end(run)
 
 
 def database(config: Path) -> Path:
     return config / "local_stores" / "default_zen_store" / "zenml.db"
 
 
-def rows(result: StepResult) -> dict[str, Any]:
-    return {row["table"]: row for row in result.facts["tables"]}
+def rehearsed(run: Run, **choices: Any) -> StepResult:
+    result = rehearsal.rehearse(run.begin("30_rehearsal"), tell=lambda _: None, **choices)
+    run.save(result)
+    return result
 
 
-@pytest.mark.parametrize(("version", "by_design"), [("0.55.5", ["pipeline"]), ("0.70.0", [])])
-def test_the_target_migrates_a_copy_and_every_row_is_accounted_for(
-    version: str,
-    by_design: list[str],
-    deployment: Deployment,
-    backed_up: Callable[..., Run],
-    monkeypatch: pytest.MonkeyPatch,
+def ids(result: StepResult, severity: Severity = Severity.BLOCK) -> list[str]:
+    return [finding.id for finding in result.findings if finding.severity is severity]
+
+
+def plant(store: Path, *statements: str) -> None:
+    with closing(sqlite3.connect(store)) as connection, connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def proven(result: StepResult, source: str) -> dict[str, Any]:
+    """The facts of a rehearsal in which everything is accounted for."""
+    assert not ids(result), [(one.id, one.message) for one in result.findings]
+    facts = dict(result.facts)
+    assert not result.not_checked
+    assert (facts["revision_before"], facts["revision_after"], facts["zenml"]) == (source, TARGET, TARGET)
+    assert facts["proof"]["unexplained"] == []
+    assert facts["proof"]["totals"]["rows"] > 50
+    assert {one["outcome"] for one in facts["proof"]["tables"]} & {"unexplained", "not_checked"} == set()
+    assert facts["source_unchanged"]
+    assert facts["drill"]["zenml"] == source
+    assert facts["drill"]["runs"] == 5
+    assert 0 < facts["forecast"]["downtime"] <= facts["forecast"]["with_rollback"]
+    assert sum(one["seconds"] for one in facts["story"]) <= facts["seconds"] * 1.01
+    return facts
+
+
+@pytest.mark.parametrize("version", MATRIX)
+def test_every_row_of_an_old_store_is_accounted_for(
+    version: str, deployment: Deployment, backed_up: BackedUp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DISABLE_DATABASE_MIGRATION", "true")  # the user's settings must not reach the target
     monkeypatch.setenv("ZENML_STORE_URL", "sqlite:////nowhere/zenml.db")
     config = deployment(version)
     before = sqlite.digest(database(config))
     run = backed_up(config, version)
-    result = rehearsal.rehearse(run.begin("30_rehearsal"))
-    assert result.status is Status.PASS
-    assert [(finding.id, finding.subject) for finding in result.findings] == [("RH904", table) for table in by_design]
-    facts = result.facts
-    assert (facts["revision_before"], facts["revision_after"], facts["zenml"]) == (version, "0.98.0", "0.98.0")
-    assert facts["revisions"] == len(releases.pending(version, "0.98.0"))
+    facts = proven(rehearsed(run), version)
     assert "Running upgrade" in facts["log_tail"]
-    assert facts["source_unchanged"]
     assert sqlite.digest(database(config)) == before
-    tables = rows(result)
-    assert tables["pipeline_run"]["before"] == tables["pipeline_run"]["after"] == 5
-    assert tables["pipeline_snapshot"]["before"] == tables["pipeline_snapshot"]["after"] > 0
-    assert "pipeline_deployment" in tables["pipeline_snapshot"]["note"]
-    with closing(sqlite.connect(Path(facts["copy"]))) as connection:
-        assert sqlite.stamps(connection) == ["0.98.0"]
-    assert not list(run.work.glob("30_rehearsal/*backup*"))
+    with copies.reopen(run) as (pristine, migrated):
+        for place, stamp in ((pristine, version), (migrated, TARGET)):
+            with closing(stores.connect(place)) as connection:
+                assert stores.stamps(connection) == [stamp]
+    assert not list(run.work.glob("30_rehearsal/**/*backup*"))
 
 
-def test_several_workspaces_block_with_their_names(deployment: Deployment, backed_up: Callable[..., Run]) -> None:
-    config = deployment("0.70.0")
-    with closing(sqlite3.connect(database(config))) as connection, connection:
-        connection.execute(
-            "INSERT INTO workspace SELECT '0123456789abcdef0123456789abcdef', created, updated, 'research', description"
-            " FROM workspace"
-        )
-    result = rehearsal.rehearse(backed_up(config, "0.70.0").begin("30_rehearsal"))
-    [finding] = result.findings
-    assert (finding.id, finding.severity, result.status) == ("DC101", Severity.BLOCK, Status.BLOCK)
-    assert finding.message == "0.80.0 refuses a database with 2 workspaces: default, research."
-    assert result.facts["tables"] == []
-    with closing(sqlite.connect(database(config))) as connection:
-        assert sqlite.stamps(connection) == ["0.70.0"]
-
-
-def test_any_other_failure_says_where_it_stopped_and_why(deployment: Deployment, backed_up: Callable[..., Run]) -> None:
-    config = deployment("0.70.0")
-    with closing(sqlite3.connect(database(config))) as connection, connection:
-        connection.execute("UPDATE pipeline_deployment SET step_configurations = '{'")
-    result = rehearsal.rehearse(backed_up(config, "0.70.0").begin("30_rehearsal"))
-    [finding] = result.findings
-    assert (finding.id, finding.severity) == ("RH901", Severity.BLOCK)
-    assert "at revision 3d7e39f3ac92 (of 0.83.1)" in finding.message
-    assert "RuntimeError" in finding.message
-    assert Path(result.facts["log"]).is_file()
-
-
-def test_a_blocked_preflight_leaves_nothing_to_rehearse_with(
-    deployment: Deployment, backed_up: Callable[..., Run]
+@pytest.mark.parametrize("version", ["0.55.5", "0.60.0", "0.70.0", "0.80.2"])
+def test_every_row_of_a_server_store_is_accounted_for_beside_it(
+    version: str,
+    mysql_store: Callable[..., Server],
+    zenml_mariadb: Server,
+    backed_up: BackedUp,
 ) -> None:
+    store = mysql_store(version, zenml_mariadb)
+    before = stores.identity(store)
+    run = backed_up(store, version)
+    facts = proven(rehearsed(run), version)
+    assert facts["copies"]["kind"] == "schema"
+    assert stores.identity(store) == before
+    held = {left["name"] for left in scratch.leftovers(store)}
+    assert len(held) >= 2
+    assert copies.end(run)
+    assert not {left["name"] for left in scratch.leftovers(store)} & held
+    canary = databases.PASSWORD.encode()
+    assert not [path for path in run.folder.rglob("*") if path.is_file() and canary in path.read_bytes()]
+
+
+def test_what_goes_by_design_is_told_and_kept(deployment: Deployment, backed_up: BackedUp) -> None:
+    config = deployment("0.43.0")
+    run = backed_up(config, "0.43.0")
+    result = rehearsed(run)
+    gone = {(one["table"], one["column"]): one for one in result.facts["proof"]["dropped"] if one["rows"]}
+    assert ("role", "") in gone
+    assert "RH904" in ids(result, Severity.INFO)
+    kept = run.folder / gone["role", ""]["file"]
+    assert kept.stat().st_mode & 0o077 == 0
+    assert len(kept.read_text().splitlines()) == gone["role", ""]["rows"] + 1
+    stacks = [one for one in result.facts["people"] if one["kind"] == "stack" and one["change"] == "renamed"]
+    assert [(one["before"], one["after"][:8]) for one in stacks] == [("default", "default-")]
+
+
+def test_a_known_condition_is_named_with_its_rows_and_its_remedy_is_tried_on_copies_alone(
+    deployment: Deployment, backed_up: BackedUp
+) -> None:
+    config = deployment("0.70.0")
+    plant(
+        database(config),
+        "CREATE TEMP TABLE twice AS SELECT * FROM step_run LIMIT 1",
+        "UPDATE twice SET id = '0123456789abcdef0123456789abcdef'",
+        "INSERT INTO step_run SELECT * FROM twice",
+    )
+    before = sqlite.digest(database(config))
+    run = backed_up(config, "0.70.0", bisect=False)
+    result = rehearsed(run)
+    assert ids(result) == ["DC107"]
+    [obstacle] = [one for one in result.facts["obstacles"] if one["id"] == "DC107"]
+    assert obstacle["rows"]
+    assert obstacle["statements"]
+    assert "proof" not in result.facts
+
+    with pytest.raises(BadPlan, match="DC101"):
+        rehearsed(run, try_remedy="DC101")
+    tried = rehearsed(run, try_remedy="DC107")
+    assert ids(tried) == ["RH907"], "it works, but production still has the rows"
+    assert tried.facts["proof"]["unexplained"] == []
+    assert sqlite.digest(database(config)) == before
+
+
+def test_a_failure_that_nobody_knows_says_where_it_stopped_and_why(deployment: Deployment, backed_up: BackedUp) -> None:
+    config = deployment("0.70.0")
+    plant(
+        database(config),
+        "CREATE TRIGGER nobody_knows BEFORE UPDATE ON pipeline_run"
+        " BEGIN SELECT RAISE(ABORT, 'a rule of somebody else'); END",
+    )
+    result = rehearsed(backed_up(config, "0.70.0", bisect=False))
+    [finding] = [one for one in result.findings if one.severity is Severity.BLOCK]
+    assert finding.id == "RH901"
+    assert finding.data["stopped_at"]
+    assert "a rule of somebody else" in finding.message
+    assert Path(result.facts["log"]).is_file()
+    assert result.facts["forecast"] == {}
+
+
+def test_a_half_migrated_store_is_found_by_its_shape(deployment: Deployment, backed_up: BackedUp) -> None:
+    config = deployment("0.70.0")
+    plant(database(config), "CREATE UNIQUE INDEX too_early ON step_run (name, pipeline_run_id)")
+    result = rehearsed(backed_up(config, "0.70.0", bisect=False))
+    [finding] = [one for one in result.findings if one.id == "DB004"]
+    assert "step_run has the unique rule (name, pipeline_run_id)" in finding.message
+    assert result.status is Status.BLOCK
+
+
+@pytest.mark.nightly
+def test_after_a_failure_the_releases_between_are_tried(deployment: Deployment, backed_up: BackedUp) -> None:
+    config = deployment("0.70.0")
+    plant(
+        database(config),
+        "INSERT INTO workspace SELECT '0123456789abcdef0123456789abcdef', created, updated, 'research', description"
+        " FROM workspace",
+    )
+    result = rehearsed(backed_up(config, "0.70.0"))
+    assert ids(result) == ["DC101"]
+    found = result.facts["bisection"]
+    assert (found["last_working"], found["first_failing"]) == ("0.75.0", "0.80.0")
+
+
+@pytest.mark.nightly
+def test_a_release_to_stop_at_is_rehearsed_on_the_way(deployment: Deployment, backed_up: BackedUp) -> None:
+    run = backed_up(deployment("0.55.5"), "0.55.5")
+    facts = proven(rehearsed(run, via="0.80.2"), "0.55.5")
+    assert [(hop["version"], hop["started_at"], hop["reached"]) for hop in facts["hops"]] == [
+        ("0.80.2", "0.55.5", "0.80.2"),
+        (TARGET, "0.80.2", TARGET),
+    ]
+
+
+def test_an_impossible_stop_is_refused_before_anything_is_copied(deployment: Deployment, backed_up: BackedUp) -> None:
+    run = backed_up(deployment("0.70.0"), "0.70.0")
+    for via in ("0.56.0", "0.60.0", "1.2.3"):
+        with pytest.raises(BadPlan):
+            rehearsed(run, via=via)
+    assert not list(run.work.glob("30_rehearsal/**/*.db"))
+
+
+def test_a_blocked_preflight_leaves_nothing_to_rehearse_with(deployment: Deployment, backed_up: BackedUp) -> None:
     run = backed_up(deployment("0.70.0"), "0.70.0")
     run.save(run.begin("10_preflight").result())
     with pytest.raises(RunUnusable, match="preflight"):
-        rehearsal.rehearse(run.begin("30_rehearsal"))
+        rehearsed(run)
 
 
-def test_a_renamed_table_is_compared_with_what_it_was() -> None:
-    found = {
-        row["table"]: row for row in rehearsal._compare("0.70.0", "0.98.0", {"workspace": 1}, {"project": 1, "tag": 0})
-    }
-    assert (found["project"]["before"], found["project"]["after"]) == (1, 1)
-    assert found["project"]["note"] == "called workspace before 0.80.0"
-    assert found["tag"]["before"] is None
+def test_the_store_may_be_written_to_meanwhile(deployment: Deployment, backed_up: BackedUp) -> None:
+    config = deployment("0.70.0")
+    run = backed_up(config, "0.70.0")
+    plant(database(config), "UPDATE user SET email = 'new@example.org'")
+    result = rehearsed(run)
+    assert not ids(result)
+    assert not result.facts["source_unchanged"]
+    with copies.reopen(run) as (pristine, _), closing(stores.connect(pristine)) as connection:
+        query = "SELECT COUNT(*) FROM user WHERE email = 'new@example.org'"
+        assert next(iter(connection.execute(query)))[0] == 0
 
 
-def test_artifacts_that_became_versions_are_compared_with_the_versions() -> None:
-    before, after = {"artifact": 18}, {"artifact": 17, "artifact_version": 18}
-    found = {row["table"]: row for row in rehearsal._compare("0.43.0", "0.98.0", before, after)}
-    assert (found["artifact_version"]["before"], found["artifact"]["before"]) == (18, None)
-    assert list(rehearsal._losses(list(found.values()))) == []
-
-
-@pytest.mark.parametrize(
-    ("table", "before", "after", "expected"),
-    [
-        ("pipeline_run", 5, 4, "RH902"),
-        ("pipeline_run", 5, 6, None),
-        ("step_run", 5, None, "RH902"),
-        ("pipeline", 3, 2, "RH904"),  # versions merge at 0.63.0
-        ("stack", 3, 2, "RH902"),  # 0.50.0 only adds
-        ("role", 2, None, "RH904"),
-        ("role", 0, None, None),
-        ("flavor", 45, 40, None),
-    ],
-)
-def test_rows_that_go_need_a_reason(table: str, before: int, after: int | None, expected: str | None) -> None:
-    tables = rehearsal._compare("0.43.0", "0.98.0", {table: before}, {table: after} if after is not None else {})
-    assert [finding.id for finding in rehearsal._losses(list(tables))] == ([expected] if expected else [])
-
-
-def test_a_reason_counts_only_where_its_release_is_crossed() -> None:
-    tables = list(rehearsal._compare("0.70.0", "0.98.0", {"pipeline": 3}, {"pipeline": 2}))
-    assert [finding.id for finding in rehearsal._losses(tables)] == ["RH902"]
+@pytest.mark.parametrize("moment", ["before", "migrated", "people"])
+def test_a_kill_leaves_the_store_alone_and_the_next_attempt_works(
+    moment: str, deployment: Deployment, backed_up: BackedUp
+) -> None:
+    config = deployment("0.70.0")
+    before = sqlite.digest(database(config))
+    run = backed_up(config, "0.70.0")
+    code = "import sys; from pathlib import Path; from zenml_upgrade_kit import rehearsal, runs;"
+    code += f"rehearsal.rehearse(runs.begin('30_rehearsal', {str(run.folder)!r}))"
+    killed = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stdout=subprocess.DEVNULL)
+    until = time.monotonic() + 300
+    pattern = {"before": "**/*before*", "migrated": "migration/**/*.log", "people": "people/**/*.log"}[moment]
+    while not list((run.work / "30_rehearsal").glob(pattern)):
+        assert killed.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert sqlite.digest(database(config)) == before
+    assert not (run.folder / "results" / "30_rehearsal.json").exists()
+    proven(rehearsed(run), "0.70.0")
+    assert json.loads((run.folder / "results" / "30_rehearsal.json").read_text())["status"] in ("pass", "warn")

@@ -1,179 +1,402 @@
-"""Lets the target release migrate a copy of the backup, and compares the tables before and after.
+"""Proves the upgrade on copies of the backup: migration, every row, what people notice, the way back, the time.
 
-Findings of this module: DC101 the database has several workspaces, RH901 the migration failed, RH902 a table lost rows
-and no change of the crossed releases explains it, RH904 rows that crossed releases drop by design. Whether the source
-itself changed meanwhile is the decision's question (OP805).
+Findings of this module: the DC conditions of ``checks.content``, RH901 the migration failed, RH902 rows or values that
+no crossed release explains, RH903 it did not end in time, RH904 what goes by design, RH905 the release in use now does
+not open the restored backup, RH907 a remedy was tried on copies alone, RH908 the target cannot list what it migrated,
+RH909 names that will be others. ``copies`` has RH906. Whether the source changed meanwhile is the decision's question.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zenml_upgrade_kit import drill, environments, probing, releases
+from zenml_upgrade_kit import copies, entities, environments, migration, paths, reference, releases, stores, words
+from zenml_upgrade_kit.archive import Backup
 from zenml_upgrade_kit.backup import of_run
+from zenml_upgrade_kit.checks import content
+from zenml_upgrade_kit.checks.content import Offence
+from zenml_upgrade_kit.copies import Site
+from zenml_upgrade_kit.errors import BadPlan, KitError
 from zenml_upgrade_kit.findings import Finding, Severity, StepResult
-from zenml_upgrade_kit.releases import crosses
+from zenml_upgrade_kit.migration import Hop
+from zenml_upgrade_kit.plan import RehearsalChoices
+from zenml_upgrade_kit.probing import Environment
+from zenml_upgrade_kit.proof import comparison, entries
+from zenml_upgrade_kit.proof.comparison import Proof
 from zenml_upgrade_kit.runs import Step
-from zenml_upgrade_kit.stores import sqlite
+from zenml_upgrade_kit.stores.address import Server
 
-PATIENCE = 6 * 3600.0
-"""Seconds that a migration may take; 1.9 million rows took six minutes (SQLite, 0.70.0 to 0.98.0)."""
-
-SEVERAL_WORKSPACES = "3b1776345020"
-"""The revision of 0.80.0 that refuses a database with more than one workspace."""
-
-RENAMED = (
-    ("0.51.0", "artifact", "artifact_version"),
-    ("0.57.0rc1", "identity", "server_settings"),
-    ("0.80.0", "workspace", "project"),
-    ("0.90.0rc0", "pipeline_deployment", "pipeline_snapshot"),
-)
-"""Release, name before and name after; the rows are the same. 0.51.0 also makes a new ``artifact``, for the names."""
-
-CHANGES = (
-    ("0.50.0", "+", "stack stack_component stack_composition", "a new, empty default stack is added"),
-    ("0.50.0", "-", "model_versions_artifacts model_versions_runs", "links that lead nowhere are dropped"),
-    ("0.50.0", "-", "role role_permission user_role_assignment", "teams and roles are gone"),
-    ("0.50.0", "-", "team team_assignment team_role_assignment", "teams and roles are gone"),
-    ("0.51.0", "+", "artifact", "one row for each name; what was here is in artifact_version"),
-    ("0.53.0", "-", "stack_component stack_composition", "secrets managers are removed"),
-    ("0.63.0", "-", "pipeline", "versions of one pipeline become one"),
-    ("0.71.0", "+", "run_metadata_resource", "one row for each piece of metadata"),
-    ("0.83.1", "+", "step_configuration", "filled from the configurations of the deployments"),
-    ("0.91.0", "+", "stack_component stack_composition", "a default deployer is added"),
-    ("0.93.3", "-", "logs", "entries without a run or a step are deleted"),
-    ("0.94.0rc0", "-", "trigger trigger_execution event_source action", "triggers of the old kind are gone"),
-    ("0.97.0", "-", "resource_pool resource_pool_allocation resource_pool_queue", "resource pools are gone"),
-    ("0.97.0", "-", "resource_pool_resource resource_pool_subject_policy", "resource pools are gone"),
-    ("0.97.0", "-", "resource_pool_subject_policy_resource", "resource pools are gone"),
-    ("0.97.0", "-", "resource_request resource_request_resource", "resource pools are gone"),
-)
-"""Release, more or fewer rows, tables, why. Measured on twelve releases from 0.43.0 to 0.97.0, all to 0.98.0."""
+LISTING = 900.0
+"""Seconds for a release to open a copy and list what people see in it."""
+Tell = Callable[[str], Any]
 
 
-def rehearse(step: Step) -> StepResult:
-    """Migrate a copy of the backup with the target release; only the copy is ever opened by it.
+def rehearse(step: Step, *, tell: Tell = print, **choices: Any) -> StepResult:
+    """Restore the backup twice, let the target migrate one of them, and compare it with the other.
 
-    facts: ``copy``, ``zenml``, ``seconds``, ``revision_before``, ``revision_after``, ``revisions`` (how many ran),
-    ``tables`` (``table``, ``before``, ``after``, ``note``, ``explained``; None where there is no such table), ``log``,
-    ``log_tail``, ``source_unchanged``.
+    choices: of :class:`RehearsalChoices`, where they are not those of the plan; empty ones do not count.
+
+    facts: ``site``, ``copies``, ``path`` (releases), ``hops`` (as :class:`migration.Hop`), ``zenml``, ``seconds`` (of
+    the migrations), ``revision_before``, ``revision_after``, ``story`` (``release``, ``revision``, ``why``,
+    ``seconds``), ``proof`` (as :class:`comparison.Proof`), ``people`` (what :func:`entities.changes` says), ``drill``,
+    ``forecast``, ``obstacles`` (conditions met), ``bisection``, ``timings``, ``log_tail``, ``source_unchanged``.
+    Raises :class:`BadPlan` for a path or a remedy that cannot be, and what making copies raises.
     """
     start = step.run.needs("00_start").facts
-    _, target = environments.of_run(step.run)
     backup = of_run(step.run)
-    stamp = releases.get(target.version).stamp
-    copy = drill.unpack(backup, "database", step.empty_work() / "zenml.db", step.plan.backup.identity)
-    before, counted_before = _look(copy)
-    variables = {"ZENML_STORE_URL": f"sqlite:///{copy}"}
-    if crosses("0.43.0", stamp, "0.55.1"):  # earlier ones make no backup, and refuse a setting they do not know
-        variables["ZENML_STORE_BACKUP_STRATEGY"] = "disabled"
-    reply = probing.run_probe(target, "migrate", {}, folder=step.work, variables=variables, timeout=PATIENCE)
-    after, counted_after = _look(copy)
-    tables = list(_compare(before, stamp, counted_before, counted_after)) if reply["ok"] else []
-    log = step.work / "migrate.log"
-    facts = {
-        "copy": str(copy),
-        "zenml": reply["zenml"],
-        "seconds": round(reply["seconds"], 3),
-        "revision_before": before,
-        "revision_after": after,
-        "revisions": len(releases.pending(before, after)),
-        "tables": tables,
+    environments.of_run(step.run)  # a blocked preflight leaves none
+    copies.end(step.run)
+    step.empty_work()
+    chosen = step.plan.rehearsal.but(choices)
+    with copies.site(step, backup, chosen) as site:
+        attempt = _Attempt(step=step, backup=backup, site=site, chosen=chosen, tell=tell)
+        attempt.carry_out()
+        facts = {**attempt.facts, "site": site.where, "copies": site.state(), "keep_copy": chosen.keep_copy}
+        facts["forecast"] = _forecast(step, attempt, site)
+    located = stores.locate(step.plan.store)
+    facts["source_unchanged"] = stores.identity(located.server or located.path) == start["source_identity"]
+    return step.result([*site.findings, *attempt.findings], facts, attempt.not_checked)
+
+
+@dataclass(kw_only=True)
+class _Attempt:
+    """One rehearsal in progress."""
+
+    step: Step
+    backup: Backup
+    site: Site
+    chosen: RehearsalChoices
+    tell: Tell
+    facts: dict[str, Any] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    not_checked: list[str] = field(default_factory=list)
+    timings: dict[str, float] = field(default_factory=dict)
+    variables: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def stamp(self) -> str:
+        return str(self.backup.manifest["stamp"])
+
+    @property
+    def engine(self) -> str:
+        return str(self.backup.manifest["engine"])
+
+    def carry_out(self) -> None:
+        """Everything; a migration that fails ends it, with its reasons."""
+        run, chosen = self.step.run, self.chosen
+        hops = paths.hops(self.stamp, chosen.via, run.target_version, self.engine)
+        source, target = environments.of_run(run)
+        stops = [self._environment(version) for version in hops[:-1]]
+        self.tell("restoring the backup")
+        migrated, self.timings["restore"] = self.site.restore("migrated")
+        before, again = self.site.restore("before")
+        self.timings["restore_again"] = again
+        wrong, missing = reference.half_migrated(self.site, source, self.stamp, before, self.step.work / "reference")
+        self.findings, self.not_checked = [*self.findings, *wrong], [*self.not_checked, *missing]
+        if chosen.try_remedy:
+            self._remedies(chosen.try_remedy, [before, migrated])
+        done = self._migrate([*stops, target], migrated)
+        self.facts |= {"path": hops, **_told(done, self.stamp), "timings": self.timings}
+        if done[-1].error or done[-1].reached != releases.get(run.target_version).stamp:
+            self._explain(done[-1], before)
+            return
+        self._prove(before, migrated)
+        self._people(source, target, before, migrated)
+
+    def _environment(self, version: str) -> Environment:
+        """A release to stop at; it only migrates, so that what is installed beside it does not matter."""
+        return environments.ensure(version, log=self.tell)
+
+    def _migrate(self, stops: Sequence[Environment], database: Path | Server) -> list[Hop]:
+        done: list[Hop] = []
+        for number, environment in enumerate(stops):
+            self.tell(f"migrating the copy with ZenML {environment.version}")
+            folder = self.step.work / "migration" / f"{number}-{environment.version}"
+            variables = {**copies.variables(database), **self.variables}
+            timeout = self.chosen.timeout
+            done.append(migration.migrate(environment, database, folder=folder, variables=variables, timeout=timeout))
+            if done[-1].error:
+                break
+        return done
+
+    def _look(self, database: Path | Server, hop: Hop | None = None) -> list[Offence]:
+        """The conditions that this database meets; after a failure those of the revision first."""
+        target = releases.get(self.step.run.target_version).stamp
+        with closing(stores.connect(database)) as connection:
+            tables = stores.tables(connection)
+
+            def query(sql: str) -> list[Any]:
+                return list(connection.execute(sql))
+
+            between = self.stamp, target, self.engine
+            found = (
+                content.explain(query, tables, *between, hop.stopped_at)
+                if hop
+                else content.offences(query, tables, *between)
+            )
+        self.not_checked += [f"{one.condition.id}: {one.not_checked}" for one in found if one.not_checked]
+        return [one for one in found if not one.not_checked]
+
+    def _remedies(self, wanted: Sequence[str], databases: Sequence[Path | Server]) -> None:
+        """Apply remedies to copies; the source keeps its rows, so that such a rehearsal cannot be a GO."""
+        found = {offence.condition.id: offence for offence in self._look(databases[0])}
+        for identity in wanted:
+            offence = found.get(identity)
+            if not offence or not (offence.statements or offence.variables):
+                tryable = [key for key, one in found.items() if one.statements or one.variables]
+                raise BadPlan(
+                    f"the remedy of {identity} cannot be tried",
+                    expected=f"one of {', '.join(tryable)}" if tryable else "a condition with a remedy in SQL",
+                    found="this database does not meet it" if not offence else "a remedy that only you can carry out",
+                    remedy="leave --try-remedy out, and follow the remedy by hand",
+                )
+            for database in databases:
+                with closing(stores.connect(database, write=True)) as connection:
+                    for statement in offence.statements:
+                        connection.execute(statement)
+            self.variables |= offence.variables
+            self.findings.append(_only_tried(offence))
+
+    def _explain(self, hop: Hop, before: Path | Server) -> None:
+        """Why the migration stopped, in the words of the condition where one is known; and how far others get."""
+        offences = [one for one in self._look(before, hop) if one.condition.severity is Severity.BLOCK]
+        blamed = [one for one in offences if one.condition.revision == hop.stopped_at]
+        self.facts["obstacles"] = [_obstacle(one) for one in offences]
+        self.findings += [*([] if blamed else [_failed(hop)]), *(one.finding for one in offences)]
+        if hop.timed_out or not self.chosen.bisect:
+            self.not_checked.append("which release fails first")
+            return
+        try:
+            found = paths.bisect(self.stamp, hop.version, hop.stopped_at, self._works_with, self.tell, self.engine)
+            self.facts["bisection"] = found.to_json()
+        except KitError as error:
+            self.not_checked.append(f"which release fails first: {error.problem}: {error.found}")
+
+    def _works_with(self, version: str) -> bool | None:
+        """Whether a release migrates a fresh copy; None when there is no environment for it here."""
+        try:
+            environment = self._environment(version)
+        except KitError as error:
+            self.not_checked.append(f"ZenML {version}: {error.problem}: {error.found}")
+            return None
+        database, _ = self.site.restore("attempt")
+        try:
+            return not self._migrate([environment], database)[-1].error
+        finally:
+            self.site.remove(database)
+
+    def _prove(self, before: Path | Server, migrated: Path | Server) -> None:
+        self.tell("comparing every row with the backup")
+        began = time.monotonic()
+        target = releases.get(self.step.run.target_version).stamp
+        proof = comparison.prove(before, migrated, self.stamp, target, exports=self.step.run.folder / "dropped")
+        self.timings["proof"] = time.monotonic() - began
+        self.facts["proof"] = proof.to_json()
+        self.findings += [*_unexplained(proof), *_by_design(proof)]
+        self.not_checked += proof.not_checked
+        offences = [one for one in self._look(before) if one.condition.severity is not Severity.BLOCK]
+        self.facts["obstacles"] = [_obstacle(one) for one in offences]
+        self.findings += [one.finding for one in offences]
+
+    def _people(self, source: Environment, target: Environment, before: Path | Server, after: Path | Server) -> None:
+        """What both releases list; that the source's release opens the restored backup is the drill of a rollback."""
+        self.tell("listing with both releases what people see")
+        listed = {}
+        for name, environment, database in (("before", source, before), ("after", target, after)):
+            folder, variables = self.step.work / "people" / name, copies.variables(database)
+            began = time.monotonic()
+            try:
+                listed[name] = entities.listed(environment, database, folder, variables, LISTING)
+            except KitError as error:
+                self.findings.append(_cannot_open(name, environment.version, f"{error.problem}: {error.found}"))
+            self.timings[f"people_{name}"] = time.monotonic() - began
+        if "before" in listed:
+            self.findings += _drilled(listed["before"], self.backup.manifest)
+            seconds = self.timings["restore_again"] + self.timings["people_before"]
+            kept = ("zenml", "user", "active_stack", "runs", "stacks")
+            self.facts["drill"] = {**{key: listed["before"].get(key) for key in kept}, "seconds": round(seconds, 3)}
+        if "after" in listed:
+            failing = listed["after"]["errors"].keys() - listed.get("before", {"errors": {}})["errors"].keys()
+            self.findings += [_cannot_list(kind, listed["after"]["errors"][kind], target.version) for kind in failing]
+        if len(listed) == 2:
+            self.facts["people"] = entities.changes(listed["before"], listed["after"])
+            self.findings += _noticed(self.facts["people"])
+
+
+def _told(done: Sequence[Hop], stamp: str) -> dict[str, Any]:
+    """What the migrations say of themselves."""
+    log = Path(done[-1].log)
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
+    why = {change.revision: change.why for change in entries.load()}
+    return {
+        "hops": [hop.to_json() for hop in done],
+        "zenml": done[-1].version,
+        "seconds": round(sum(hop.seconds for hop in done), 3),
+        "revision_before": stamp,
+        "revision_after": done[-1].reached,
+        "story": [
+            {"release": one.release, "revision": one.revision, "why": why.get(one.revision, ""), "seconds": one.seconds}
+            for hop in done
+            for one in hop.revisions
+        ],
         "log": str(log),
-        "log_tail": "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-60:]),
-        "source_unchanged": sqlite.digest(Path(start["store"]["path"])) == start["source_identity"],
+        "log_tail": "\n".join(lines[-60:]),
     }
-    findings = list(_losses(tables)) if after == stamp and reply["ok"] else [_failed(reply, copy, after, stamp, log)]
-    return step.result(findings, facts)
 
 
-def _look(database: Path) -> tuple[str, dict[str, int]]:
-    """Revision and rows per table."""
-    with closing(sqlite.connect(database)) as connection:
-        return ", ".join(sqlite.stamps(connection)), sqlite.counts(connection)
+def _forecast(step: Step, attempt: _Attempt, site: Site) -> dict[str, Any]:
+    """How long the real upgrade will take, in seconds, from what was measured here; ``actual`` comes with 70_upgrade.
+
+    speed: how much faster than the source's server this place was; None where it could not be measured.
+    """
+    backup = step.run.result("20_backup")
+    hops = attempt.facts.get("hops") or []
+    if not hops or hops[-1]["error"]:
+        return {}
+    speed = site.speed()
+    scale = speed or 1.0
+    parts = {
+        "backup": backup.seconds if backup else 0.0,
+        "migration": attempt.facts["seconds"] * scale,
+        "restore": attempt.timings["restore_again"] * scale,
+    }
+    return {
+        **{name: round(seconds, 3) for name, seconds in parts.items()},
+        "downtime": round(parts["backup"] + parts["migration"], 3),
+        "with_rollback": round(sum(parts.values()), 3),
+        "speed": speed,
+        "where": site.where,
+    }
 
 
-def _failed(reply: Mapping[str, Any], copy: Path, reached: str, stamp: str, log: Path) -> Finding:
-    """Why the migration stopped, and at which revision."""
-    pending = releases.pending(reached, stamp)
-    if pending and pending[0] == SEVERAL_WORKSPACES:
-        with closing(sqlite.connect(copy)) as connection:
-            names = [str(row[0]) for row in connection.execute("SELECT name FROM workspace ORDER BY name")]
-        return Finding(
-            id="DC101",
-            severity=Severity.BLOCK,
-            subject="workspace",
-            message=f"0.80.0 refuses a database with {len(names)} workspaces: {', '.join(names)}.",
-            remedy="Export what is needed, delete all workspaces but one, or keep one ZenML server per workspace.",
-            data={"workspaces": names, "revision": SEVERAL_WORKSPACES},
-        )
-    error = reply.get("error") or {"type": "no error", "message": f"the database is at {reached}, not at {stamp}"}
-    release = releases.for_stamp(pending[0]) if pending else None
-    where = f" at revision {pending[0]} (of {release.version})" if release else ""
+# findings
+
+
+def _failed(hop: Hop) -> Finding:
+    """A failure that no known condition explains."""
+    error = hop.error or {"type": "no error", "message": f"the database is at {hop.reached}", "traceback": ""}
+    release = releases.for_stamp(hop.stopped_at) if hop.stopped_at else None
+    where = f" at revision {hop.stopped_at} (of {release.version})" if release else ""
+    held = f" Waiting for: {'; '.join(hop.held_by)}." if hop.held_by else ""
     line = next(iter(error["message"].splitlines()), "")
+    what = f"did not end within {hop.seconds:.0f} seconds" if hop.timed_out else f"stopped with {error['type']}"
     return Finding(
-        id="RH901",
+        id="RH903" if hop.timed_out else "RH901",
         severity=Severity.BLOCK,
-        subject=f"alembic_version {reached}",
-        message=f"The migration stopped{where} with {error['type']}: {line[:600]}",
-        remedy=f"Read the log, {log}. Put the cause right in the old release, or report it to ZenML; then start again.",
-        data={"reached": reached, "stopped_at": pending[0] if pending else "", "error": error},
+        subject=f"alembic_version {hop.reached}",
+        message=f"The migration {what}{where}: {line[:600]}{held}",
+        remedy=f"Read the log, {hop.log}. "
+        + (
+            "Give it more time with rehearsal: timeout: in the plan, or end what holds the lock."
+            if hop.timed_out
+            else "Put the cause right in the old release, or report it to ZenML; then start again."
+        ),
+        data={"reached": hop.reached, "stopped_at": hop.stopped_at, "error": dict(error), "held_by": list(hop.held_by)},
     )
 
 
-def _compare(source: str, target: str, before: Mapping[str, int], after: Mapping[str, int]) -> Iterator[dict[str, Any]]:
-    """One row for each table, renamed ones under their new name, with a note where a crossed release explains it.
-
-    explained: whether a release gives a reason why there are more, or fewer.
-    """
-    left, old_names = dict(before), {}
-    for release, old, new in RENAMED:
-        if old in left and new in after and new not in before and crosses(source, target, release):
-            left[new] = left.pop(old)
-            old_names[new] = f"called {old} before {releases.get(release).version}"
-    for table in sorted({*left, *after}):
-        rows, now = left.get(table), after.get(table)
-        sign = "+" if rows is None or (now is not None and now > rows) else "-" if rows != now else ""
-        reasons = [
-            why
-            for release, direction, tables, why in CHANGES
-            if direction == sign and table in tables.split() and crosses(source, target, release)
-        ]
-        if table == "flavor":
-            reasons.append("built-in flavors are written anew; yours stay")
-        notes = [old_names[table]] if table in old_names else []
-        yield {
-            "table": table,
-            "before": rows,
-            "after": now,
-            "note": "; ".join([*notes, *dict.fromkeys(reasons)]),
-            "explained": bool(reasons),
-        }
+def _obstacle(offence: Offence) -> dict[str, Any]:
+    """A condition with its rows and its remedy, for the notebook."""
+    one = offence.condition
+    told = {"id": one.id, "title": one.title, "severity": one.severity.value, "release": one.release}
+    told |= {"message": offence.message, "remedy": offence.remedy}
+    seen = {"count": offence.count, "rows": list(offence.rows)}
+    return {**told, **seen, "statements": list(offence.statements), "variables": dict(offence.variables)}
 
 
-def _losses(tables: list[dict[str, Any]]) -> Iterator[Finding]:
-    """Rows that are gone: without a reason they block."""
-    gone = [row for row in tables if row["before"] and row["before"] > (row["after"] or 0)]
-    for row in gone:
-        if not row["explained"]:
-            yield Finding(
-                id="RH902",
-                severity=Severity.BLOCK,
-                subject=row["table"],
-                message=f"{row['table']} had {row['before']} rows and has {row['after'] or 0} after the migration; "
-                "no change of the releases in between explains it.",
-                remedy="Compare the backup with the migrated copy; do not upgrade before the rows are accounted for.",
-                data={"before": row["before"], "after": row["after"]},
-            )
-        elif row["table"] != "flavor":
+def _only_tried(offence: Offence) -> Finding:
+    return Finding(
+        id="RH907",
+        severity=Severity.BLOCK,
+        subject=offence.condition.id,
+        message=f"The remedy of {offence.condition.id} was tried on copies alone; the store is as it was.",
+        remedy="If this rehearsal has no other finding that blocks, carry the remedy out on the store with the old "
+        "release stopped and a fresh backup, then rehearse again without --try-remedy.",
+        data={"statements": list(offence.statements), "variables": dict(offence.variables)},
+    )
+
+
+def _unexplained(proof: Proof) -> Iterator[Finding]:
+    """Rows and values that differ without a reason, one finding a table and column."""
+    kinds = {"differs": "values changed", "missing": "rows are gone", "extra": "rows appeared"}
+    for one in proof.unexplained:
+        place = f"{one['table']}.{one['column']}" if one["column"] else one["table"]
+        shown = "; ".join(_example(example) for example in one["examples"][:2])
+        yield Finding(
+            id="RH902",
+            severity=Severity.BLOCK,
+            subject=place,
+            message=f"{place}: {one['count']} {kinds[one['kind']]}, and no release in between explains it: {shown}",
+            remedy="Do not upgrade before this is accounted for; the run has both values. Report it to ZenML.",
+            data=dict(one),
+        )
+
+
+def _example(example: Mapping[str, Any]) -> str:
+    key = ", ".join(f"{name} {value}" for name, value in example["key"].items())
+    return f"{key}: {example['before']!r} became {example['after']!r}"
+
+
+def _by_design(proof: Proof) -> Iterator[Finding]:
+    """What the crossed releases drop: kept as CSV in the run."""
+    for one in proof.dropped:
+        if one["rows"]:
+            place = f"{one['table']}.{one['column']}" if one["column"] else one["table"]
             yield Finding(
                 id="RH904",
                 severity=Severity.INFO,
-                subject=row["table"],
-                message=f"{row['before'] - (row['after'] or 0)} of {row['before']} rows go by design: {row['note']}.",
-                remedy="Export them from the backup if you still need them.",
-                data={"before": row["before"], "after": row["after"]},
+                subject=place,
+                message=f"{words.count(one['rows'], 'row')} of {place} go by design in {one['release']}: {one['why']}.",
+                remedy=f"They are kept in {one['file']} of this run." if one["file"] else "Nothing to do.",
+                data=dict(one),
             )
+
+
+def _cannot_open(name: str, version: str, why: str) -> Finding:
+    if name == "before":
+        return Finding(
+            id="RH905",
+            severity=Severity.BLOCK,
+            subject=f"ZenML {version}",
+            message=f"The release in use does not open the restored backup, so that a way back is not proven: {why}.",
+            remedy="Read the log in work/30_rehearsal/people; try your own environment with --source-python.",
+        )
+    return _cannot_list("anything", why, version)
+
+
+def _cannot_list(kind: str, why: str, version: str) -> Finding:
+    return Finding(
+        id="RH908",
+        severity=Severity.BLOCK,
+        subject=kind,
+        message=f"ZenML {version} migrates the database, then fails to list {kind}: {why}",
+        remedy="Find the row that it stumbles over (DC124, DC125), and correct it in the old release.",
+    )
+
+
+def _drilled(listed: Mapping[str, Any], manifest: Mapping[str, Any]) -> Iterator[Finding]:
+    """Whether the source's release lists all runs and stacks of the backup."""
+    rows = {name: table["rows"] for name, table in manifest["tables"].items()}
+    for kind, table in (("runs", "pipeline_run"), ("stacks", "stack")):
+        if rows.get(table) is not None and listed.get(kind) not in (None, rows[table]):
+            yield _cannot_open("before", listed["zenml"], f"it lists {listed[kind]} of {rows[table]} {kind}")
+
+
+def _noticed(changed: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Names that people know and that will be others; what crossing a release always does only informs."""
+    for one in changed:
+        if one["change"] == "new" and one.get("expected"):
+            continue
+        became = f" is {one['change']}" + (f": now {one['after']}" if one["after"] else "")
+        yield Finding(
+            id="RH909",
+            severity=Severity.INFO if one.get("expected") else Severity.WARN,
+            subject=f"{one['kind']} {one['before'] or one['after']}",
+            message=f"{one['kind']} {one['before'] or one['after']}{became}. {one.get('detail') or ''}".strip(),
+            remedy=one.get("expected") or "Tell the people who use this name, and look at code that asks for it.",
+        )
