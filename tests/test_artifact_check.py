@@ -20,8 +20,9 @@ from typing import Any
 
 import boto3
 import pytest
+from rehearsed import rehearsed
 
-from zenml_upgrade_kit import backup, environments, inventory, plan, preflight, rehearsal
+from zenml_upgrade_kit import environments, inventory, plan, preflight
 from zenml_upgrade_kit.artifacts import check, shards, workers
 from zenml_upgrade_kit.artifacts.causes import Cause
 from zenml_upgrade_kit.artifacts.locations import Location
@@ -98,8 +99,7 @@ def site(
         run.save(preflight.begin_facts(run.begin("00_start")))
         found = {"source": environment("0.60.0").to_json(), "target": environment("0.98.0").to_json()}
         run.save(run.begin("10_preflight").result((), {"environments": found}))
-        run.save(backup.back_up(run.begin("20_backup")))
-        run.save(rehearsal.rehearse(run.begin("30_rehearsal")))
+        rehearsed(run, environment("0.98.0"))
         return Site(config, run)
 
     return make

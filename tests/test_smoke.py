@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rehearsed import rehearsed
 
 from zenml_upgrade_kit import plan, smoke
 from zenml_upgrade_kit.environments import Environment
@@ -76,19 +77,17 @@ def outcome(
         {"command": "python late.py"},
         {"command": "no-such-command"},
     ]
-    made = plan.make({"out": str(folder / "runs"), "code": str(code), "pipelines": entries})
+    made = plan.make({"store": str(deployment), "out": str(folder / "runs"), "code": str(code), "pipelines": entries})
     run = Run.create(made, "0.70.0", "0.70.0")
-    copy = folder / "copy.db"
-    sqlite.online_backup(deployment / "local_stores" / "default_zen_store" / "zenml.db", copy)
     used = environment("0.70.0").to_json()
-    for step, facts in (
-        ("10_preflight", {"environments": {"source": used, "target": used}}),
-        ("30_rehearsal", {"copy": str(copy)}),
-    ):
-        run.save(StepResult(step=step, status=Status.PASS, facts=facts))
+    facts = {"environments": {"source": used, "target": used}}
+    run.save(StepResult(step="10_preflight", status=Status.PASS, facts=facts))
+    _, copy = rehearsed(run)
+    assert isinstance(copy, Path)
     before = sqlite.digest(copy), {path: path.read_bytes() for path in code.rglob("*.py")}
     result = smoke.run(run.begin("50_smoke_runs"))
     assert (sqlite.digest(copy), {path: path.read_bytes() for path in code.rglob("*.py")}) == before
+    assert result.facts["store"] == "a copy of the migrated copy"
     reports = {report["name"]: report for report in result.facts["runs"]}
     for report in reports.values():
         report["findings"] = [finding for finding in result.findings if report["pipeline"] in finding.subject]

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
 
+from zenml_upgrade_kit import copies, preflight, stores
+from zenml_upgrade_kit.errors import KitError
 from zenml_upgrade_kit.findings import Finding, Severity, Status, StepResult, Verdict
-from zenml_upgrade_kit.runs import REHEARSAL, Step
-from zenml_upgrade_kit.stores import sqlite
+from zenml_upgrade_kit.runs import REHEARSAL, Run, Step
+from zenml_upgrade_kit.stores import locate
 
 
 def decide(step: Step) -> StepResult:
-    """The verdict and its reasons; also written to ``verdict.json``. A missing or crashed step is NO-GO."""
+    """The verdict and its reasons; also written to ``verdict.json``. A missing or crashed step is NO-GO.
+
+    facts: ``verdict``, ``reasons``, ``steps``; ``removed``: what became of the copies, in sentences; ``kept``: why
+    they stay, "" when they do not.
+    """
     run = step.run
     results = {name: run.result(name) for name in REHEARSAL[:-1]}
-    findings = [*_steps(results), *_source(results["00_start"])]
+    changed, not_compared = _source(run, results["00_start"])
+    removed, kept, left = _copies(step, results)
+    findings = [*_steps(results), *changed, *left]
     not_checked = [
         f"{name}: {sentence}" for name, result in results.items() if result for sentence in result.not_checked
     ]
+    not_checked += not_compared
     warnings = [
         f"{name}: {finding.id} {finding.subject}: {finding.message}"
         for name, result in results.items()
@@ -49,7 +58,8 @@ def decide(step: Step) -> StepResult:
         }
         for name, result in results.items()
     ]
-    return step.result(findings, {"verdict": verdict.value, "reasons": reasons, "steps": rows}, not_checked)
+    facts = {"verdict": verdict.value, "reasons": reasons, "steps": rows, "removed": removed, "kept": kept}
+    return step.result(findings, facts, not_checked)
 
 
 def _steps(results: dict[str, StepResult | None]) -> list[Finding]:
@@ -80,19 +90,48 @@ def _steps(results: dict[str, StepResult | None]) -> list[Finding]:
     return findings
 
 
-def _source(start: StepResult | None) -> list[Finding]:
-    """Whether the source's bytes are what they were when the run started."""
-    if start is None or "source_sha256" not in start.facts:
-        return []
-    path = Path(start.facts["store"]["path"])
-    if path.exists() and sqlite.digest(path) == start.facts["source_sha256"]:
-        return []
-    return [
-        Finding(
-            id="OP805",
+def _source(run: Run, start: StepResult | None) -> tuple[list[Finding], list[str]]:
+    """Whether the source is what it was when the run started; in a sentence, why that cannot be told."""
+    if start is None or start.status is Status.ERROR:
+        return [], []
+    was = preflight.source_identity(run)
+    try:
+        store = locate(run.plan.store)
+        if stores.identity(store.server or store.path) == was:
+            return [], []
+    except KitError as error:
+        return [], [f"whether the source changed: {error.problem} ({error.found})"]
+    finding = Finding(
+        id="OP805",
+        severity=Severity.WARN,
+        subject=str(store.file or store.url),
+        message="The source changed during the rehearsal. The kit opens it read-only: something else wrote to it.",
+        remedy="Back up again before the upgrade, or accept the loss of these writes on a rollback.",
+    )
+    return [finding], []
+
+
+def _copies(step: Step, results: Mapping[str, StepResult | None]) -> tuple[list[str], str, list[Finding]]:
+    """Remove the copies of the rehearsal: what was removed, why they stay instead, and that they could not be removed.
+
+    They stay for steps that need them and can still be carried out: nobody wants to migrate again for these.
+    """
+    if step.plan.rehearsal.keep_copy:
+        return [], "the plan keeps them (rehearsal: keep_copy)", []
+    migrated = results["30_rehearsal"]
+    if migrated and migrated.status not in (Status.ERROR, Status.BLOCK):
+        for name in ("40_artifacts", "50_smoke_runs"):
+            result = results[name]
+            if result is None or result.status is Status.ERROR:
+                return [], f"{name} needs them when it is carried out", []
+    try:
+        return copies.end(step.run), "", []
+    except KitError as error:
+        finding = Finding(
+            id="ST904",
             severity=Severity.WARN,
-            subject=str(path),
-            message="The source changed during the rehearsal. The kit opens it read-only: something else wrote to it.",
-            remedy="Back up again before the upgrade, or accept the loss of these writes on a rollback.",
+            subject="copies of the rehearsal",
+            message=f"They could not be removed: {error.problem} ({error.found}).",
+            remedy=f"Remove them: zenml-upgrade copies {step.run.folder}",
         )
-    ]
+        return [], "they could not be removed", [finding]

@@ -7,15 +7,14 @@ import os
 import re
 import shlex
 import shutil
-import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zenml_upgrade_kit import environments, inventory, probing, words
+from zenml_upgrade_kit import copies, environments, inventory, probing, stores, words
 from zenml_upgrade_kit.artifacts import selection, shards, sides
 from zenml_upgrade_kit.artifacts.shards import Loaded, Settings
 from zenml_upgrade_kit.errors import BadPlan, KitError
@@ -23,7 +22,8 @@ from zenml_upgrade_kit.findings import Finding, Severity, StepResult
 from zenml_upgrade_kit.plan import SmokeRun
 from zenml_upgrade_kit.probing import Environment
 from zenml_upgrade_kit.runs import Step
-from zenml_upgrade_kit.stores import sqlite
+from zenml_upgrade_kit.stores import Reader
+from zenml_upgrade_kit.stores.address import Server
 
 PROBE = "run_pipeline"
 NOTHING = Loaded(error="not loaded")
@@ -38,29 +38,31 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class _Stage:
-    """Where smoke runs happen: the target's environment, copies of the code and of the migrated store, local storage.
+    """Where smoke runs happen: the target's environment, a copy of the code, a migrated store, local storage.
 
-    earlier: the store's own runs, newest first.
+    earlier: the store's own runs, the newest of each pipeline by its name.
     """
 
     target: Environment
     code: Path
-    database: Path
+    database: Path | Server
     storage: Path
-    earlier: Sequence[Row]
+    earlier: Mapping[str, Row]
     artifact_timeout: float
 
-    def runs(self) -> list[dict[str, Any]]:
-        with closing(sqlite.connect(self.database)) as connection:
-            return inventory.runs(connection)
+    def known(self) -> set[str]:
+        """Ids of the runs that there are."""
+        with closing(stores.connect(self.database)) as connection:
+            return inventory.run_ids(connection)
 
-    def latest(self, pipeline: str) -> Row | None:
-        return next((row for row in self.earlier if row["pipeline"] == pipeline), None)
+    def runs(self, ids: Collection[str]) -> list[dict[str, Any]]:
+        with closing(stores.connect(self.database)) as connection:
+            return inventory.runs(connection, ids)
 
     def outputs(self, runs: Sequence[Row], folder: Path) -> dict[str, Loaded]:
         """What these runs wrote into local artifact stores, loaded by the target, by artifact version id."""
         written = {output["artifact_version_id"] for row in runs for part in row["steps"] for output in part["outputs"]}
-        with closing(sqlite.connect(self.database)) as connection:
+        with closing(stores.connect(self.database)) as connection:
             rows = selection.by_ids(connection, self.storage, sorted(written))
         local = [row for row in rows.values() if row["store_flavor"] == "local"]
         settings = Settings(
@@ -68,7 +70,7 @@ class _Stage:
             version=self.target.version,
             folder=str(folder),
             code=str(self.code),
-            database=str(self.database),
+            database="" if isinstance(self.database, Server) else str(self.database),
             timeout=self.artifact_timeout,
             look=False,
             near=True,
@@ -80,25 +82,14 @@ class _Stage:
 
 
 def run(step: Step) -> StepResult:
-    """Run the plan's pipelines against a copy of the migrated store, with local artifact storage inside the run."""
+    """Run the plan's pipelines against the migrated store, with local artifact storage inside the run.
+
+    facts: ``runs``, one report each; ``store``: where they happened, in words. A SQLite store is copied once more for
+    them; on a server they write into the migrated copy itself.
+    """
     if not step.plan.pipelines:
         none = "no pipeline is named in the plan (pipelines:), so none was run"
         return step.result(not_checked=[none], facts={"runs": []})
-    stage = _prepare(step)
-    reports, findings, not_compared = [], [], []
-    for number, smoke in enumerate(step.plan.pipelines, 1):
-        for report in _carry_out(stage, smoke, step.work / f"{number:02d}"):
-            reports.append(report)
-            findings += list(_findings(report))
-            not_compared += [
-                f"{report['pipeline']}: output {output['step']}.{output['output']} has nothing to compare with"
-                for output in report["outputs"]
-                if output["outcome"] == "not_checked"
-            ]
-    return step.result(findings, {"runs": reports}, not_compared)
-
-
-def _prepare(step: Step) -> _Stage:
     code = step.run.code_copy()
     if code is None:
         raise BadPlan(
@@ -107,13 +98,35 @@ def _prepare(step: Step) -> _Stage:
             found="no code directory",
             remedy="add code: to the plan, or --code DIR",
         )
-    migrated = step.run.needs("30_rehearsal").facts["copy"]
-    database = Path(shutil.copy2(migrated, step.empty_work() / "zenml.db"))
-    with closing(sqlite3.connect(database)) as connection, connection:
+    reports, findings, not_compared = [], [], []
+    with copies.reopen(step.run) as (before, migrated):
+        stage = _prepare(step, code, before, migrated)
+        for number, smoke in enumerate(step.plan.pipelines, 1):
+            for report in _carry_out(stage, smoke, step.work / f"{number:02d}"):
+                reports.append(report)
+                findings += list(_findings(report))
+                not_compared += [
+                    f"{report['pipeline']}: output {output['step']}.{output['output']} has nothing to compare with"
+                    for output in report["outputs"]
+                    if output["outcome"] == "not_checked"
+                ]
+    there = "the migrated copy itself" if isinstance(migrated, Server) else "a copy of the migrated copy"
+    return step.result(findings, {"runs": reports, "store": there}, not_compared)
+
+
+def _prepare(step: Step, code: Path, before: Path | Server, migrated: Path | Server) -> _Stage:
+    folder = step.empty_work()
+    if isinstance(migrated, Server):
+        database: Path | Server = migrated
+        step.run.redactor.hide([migrated.password])
+    else:
+        database = Path(shutil.copy2(migrated, folder / "zenml.db"))
+    with closing(stores.connect(before)) as connection:
+        until = inventory.last_made(connection)  # an earlier attempt of this step may have left runs on the server
+    with closing(stores.connect(database, write=True)) as connection:
         # A smoke run must execute its code, and what old runs cached lies outside its storage.
-        connection.execute("UPDATE step_run SET cache_key = NULL")
-    with closing(sqlite.connect(database)) as connection:
-        earlier = inventory.runs(connection)
+        connection.execute("UPDATE step_run SET cache_key = NULL WHERE cache_key IS NOT NULL")
+        earlier = _latest(connection, until)
     return _Stage(
         target=environments.of_run(step.run)[1],
         code=code,
@@ -124,23 +137,29 @@ def _prepare(step: Step) -> _Stage:
     )
 
 
+def _latest(connection: Reader, until: str) -> dict[str, Row]:
+    """The newest run of every pipeline, by its name."""
+    newest = {run["id"] for run in inventory.newest_runs(connection, until).values()}
+    return {run["pipeline"]: run for run in inventory.runs(connection, newest)}
+
+
 def _carry_out(stage: _Stage, smoke: SmokeRun, folder: Path) -> Iterator[Report]:
     """Reports of the runs that one entry of the plan made; one report without a run when it made none."""
-    known, began = {row["id"] for row in stage.runs()}, time.monotonic()
+    known, began = stage.known(), time.monotonic()
     error, log_tail = _start(stage, smoke, folder)
     entry = {"name": smoke.name, "error": error, "seconds": time.monotonic() - began, "log_tail": log_tail}
-    new = [row for row in stage.runs() if row["id"] not in known][::-1]
+    new = stage.runs(stage.known() - known)[::-1]
     if not new:
-        latest = stage.latest(smoke.target.partition(":")[2])
+        latest = stage.earlier.get(smoke.target.partition(":")[2])
         nothing = {"pipeline": smoke.name, "run_id": "", "status": "no run", "steps": [], "outputs": []}
         expected = latest["status"] if latest else ""
         error = error or "it ended well, but there is no pipeline run in the store"
         yield {**entry, **nothing, "expected": expected, "outcome": "failed", "error": error}
         return
-    earlier = [latest for row in new if (latest := stage.latest(row["pipeline"]))]
+    earlier = [latest for row in new if (latest := stage.earlier.get(row["pipeline"]))]
     loaded = stage.outputs([*new, *earlier], folder / "outputs")
     for row in new:
-        report = {**entry, **_against(row, stage.latest(row["pipeline"]), loaded)}
+        report = {**entry, **_against(row, stage.earlier.get(row["pipeline"]), loaded)}
         if error and row is new[-1] and all(_is_done(other["status"]) for other in new):
             report["outcome"] = "failed"  # what failed came after the runs
         yield report
@@ -152,7 +171,7 @@ def _start(stage: _Stage, smoke: SmokeRun, folder: Path) -> tuple[str, str]:
     reply = folder / "reply.json"
     variables = {
         **{name: os.environ[name] for name in smoke.environment if name in os.environ},
-        "ZENML_STORE_URL": f"sqlite:///{stage.database}",
+        **copies.variables(stage.database, stage.target.version),
         "ZENML_LOCAL_STORES_PATH": str(stage.storage),
     }
     try:

@@ -10,19 +10,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from zenml_upgrade_kit import drill, environments, releases, words
+from zenml_upgrade_kit import copies, environments, releases, stores, words
 from zenml_upgrade_kit.artifacts import causes, comparison, locations, selection, sides, steps, workers
 from zenml_upgrade_kit.artifacts.locations import Location
 from zenml_upgrade_kit.artifacts.shards import Loaded
 from zenml_upgrade_kit.artifacts.sides import Side
 from zenml_upgrade_kit.artifacts.tally import MOST_ROWS, QUIET, Group, Tally
 from zenml_upgrade_kit.artifacts.workers import Job, Lane
-from zenml_upgrade_kit.backup import of_run
 from zenml_upgrade_kit.errors import KitError
 from zenml_upgrade_kit.findings import Finding, Severity, StepResult
 from zenml_upgrade_kit.plan import ArtifactChoices
 from zenml_upgrade_kit.runs import Step
-from zenml_upgrade_kit.stores import Reader, sqlite
+from zenml_upgrade_kit.stores import Reader
 
 BOUNDS = "0.55.5"
 """From this release on ZenML refuses to read outside the root of an artifact store (measured)."""
@@ -74,19 +73,15 @@ class _Check:
 
     @classmethod
     def begin(cls, step: Step, chosen: ArtifactChoices, stack: ExitStack) -> _Check:
-        rehearsal = step.run.needs("30_rehearsal")
+        before, migrated = stack.enter_context(copies.reopen(step.run))
         folder = step.empty_work()
-        # copies: a client writes to the store that it opens
-        databases = {
-            "source": drill.unpack(of_run(step.run), "database", folder / "source.db", step.plan.backup.identity),
-            "target": Path(shutil.copy2(rehearsal.facts["copy"], folder / "target.db")),
-        }
         code, lanes = step.run.code_copy(), {"here": stack.enter_context(workers.here(chosen.workers))}
+        environment = dict(zip(("source", "target"), environments.of_run(step.run), strict=True))
         source, target = (
-            Side.begin(name, environment, databases[name], chosen, code, lanes, stack)
-            for name, environment in zip(databases, environments.of_run(step.run), strict=True)
+            Side.begin(name, environment[name], database, folder, chosen, code, lanes, stack)
+            for name, database in (("source", before), ("target", migrated))
         )
-        rows = stack.enter_context(closing(sqlite.connect(databases["source"])))
+        rows = stack.enter_context(closing(stores.connect(before)))
         local_stores = Path(step.run.needs("00_start").facts["store"]["local_stores"])
         places = locations.locations(rows, local_stores)
         step.run.redactor.hide(secret for place in places.values() for secret in place.secrets)
@@ -97,7 +92,7 @@ class _Check:
             target=target,
             lanes=lanes,
             rows=rows,
-            migrated=stack.enter_context(closing(sqlite.connect(databases["target"]))),
+            migrated=stack.enter_context(closing(stores.connect(migrated))),
             local_stores=local_stores,
             places=places,
         )
@@ -233,6 +228,11 @@ class _Check:
         if alike := tally.counts["loads"]:
             told.append(
                 f"{words.count(alike, 'artifact version')} load, but only their type and text could be compared"
+            )
+        if tally.asked:
+            told.append(
+                f"{words.count(tally.asked, 'artifact version')}: the code that loads them asks ZenML's client,"
+                " and where they were loaded its store is empty"
             )
         return [*told, *filter(None, [self.untried])]
 

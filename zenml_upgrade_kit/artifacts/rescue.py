@@ -67,6 +67,7 @@ def rescue(
     lineage in ``rescue.json``; otherwise they were only tried. as_version: through ZenML's own API save them as new
     versions, too, in a copy of the database with a private artifact store.
     """
+    _in_a_file(run)
     source, target = environments.of_run(run)
     run.hold("rescue")
     try:
@@ -103,6 +104,7 @@ def apply(run: Run, ids: Sequence[str] = (), *, yes: bool = False) -> list[Rescu
     Raises :class:`RunUnusable` unless it went well there, the file is still the same, the store still of the release
     that was backed up, and the backup verified. Nothing is unpickled: what is saved comes from the files.
     """
+    _in_a_file(run)
     source, _ = environments.of_run(run)
     store, recorded = locate(run.plan.store), _recorded(run)
     worked = [key for key, one in recorded.items() if one.copy.get("outcome") in WELL]
@@ -137,6 +139,18 @@ def apply(run: Run, ids: Sequence[str] = (), *, yes: bool = False) -> list[Rescu
     ]
     _record(run, done)
     return done
+
+
+def _in_a_file(run: Run) -> None:
+    """Raises :class:`RunUnusable` for a run of a server's database."""
+    store = run.needs("00_start").facts["store"]
+    if store["engine"] != "sqlite":
+        raise RunUnusable(
+            "artifacts of a MySQL or MariaDB store cannot be rescued yet",
+            expected="a run of a SQLite store",
+            found=store["url"],
+            remedy="load them with the source release and save them in another format, or run their steps again",
+        )
 
 
 def _not_yet(chosen: Sequence[Rescue]) -> Iterator[str]:

@@ -77,7 +77,7 @@ class Loaded:
     wanted, the same with floats rounded to about 8 digits. parts: digest and fact by readable name. basis: what the
     digest is of. where: the library that raised the error. missing: ``materializer`` or ``data type`` when that class
     cannot be imported. called: what became of calling the value, "" when it was not. modules: of the user's code,
-    imported for it.
+    imported for it. asked: loading it asked a ZenML client for its store, which was an empty one.
     """
 
     ok: bool = False
@@ -92,6 +92,7 @@ class Loaded:
     missing: str = ""
     called: str = ""
     modules: Sequence[str] = ()
+    asked: bool = False
     seconds: float = 0.0
 
 

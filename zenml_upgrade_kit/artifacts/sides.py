@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from zenml_upgrade_kit.artifacts.shards import Loaded, Settings, Shard
 from zenml_upgrade_kit.artifacts.workers import Job, Lane
 from zenml_upgrade_kit.plan import ArtifactChoices
 from zenml_upgrade_kit.probing import Environment
+from zenml_upgrade_kit.stores.address import Server
 
 Row = dict[str, Any]
 
@@ -36,7 +38,8 @@ class Side:
         cls,
         name: str,
         environment: Environment,
-        database: Path,
+        database: Path | Server,
+        folder: Path,
         chosen: ArtifactChoices,
         code: Path | None,
         lanes: dict[str, Lane],
@@ -44,19 +47,21 @@ class Side:
     ) -> Side:
         """A side, and the lane of its cluster where the user named one; the stack ends what was started.
 
-        database: a copy that a ZenML client may open; loading processes get a folder beside it.
+        database: of a file, loading processes get a copy that a ZenML client may write to; of a server nothing, for
+        that would take the password. folder: for that copy, and for a folder for the processes.
         """
         scheduler = chosen.scheduler if name == "target" else chosen.source_scheduler
         lane, there = "here", ""
         if scheduler:
             lane = name
             lanes[lane], there = stack.enter_context(workers.cluster(scheduler, environment.version, code))
+        own = "" if isinstance(database, Server) else str(shutil.copy2(database, folder / f"{name}.db"))
         settings = Settings(
             python=str(environment.python),
             version=environment.version,
-            folder=str(database.parent / name),
+            folder=str(folder / name),
             code=str(code or ""),
-            database=str(database),
+            database=own,
             timeout=chosen.timeout,
             memory=int(chosen.memory) or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2,
             max_bytes=int(chosen.max_bytes),

@@ -67,7 +67,8 @@ class Group:
 class Tally:
     """Counts of outcomes, causes with an example each, the slowest and the largest.
 
-    file: gets one JSON line for each artifact version that was chosen, masked by ``mask``.
+    file: gets one JSON line for each artifact version that was chosen, masked by ``mask``. asked: how many asked a
+    client for its store, see :class:`Loaded`.
     """
 
     def __init__(self, file: IO[str], mask: Callable[[Any], Any]) -> None:
@@ -79,6 +80,7 @@ class Tally:
         self.rows: dict[str, list[dict[str, Any]]] = {}
         self.bytes = 0
         self.fetch_seconds = 0.0
+        self.asked = 0
         self.modules: set[str] = set()
         self.missing: Counter[str] = Counter()
         self.by_value: dict[str, Counter[str]] = {}
@@ -114,6 +116,7 @@ class Tally:
         self._file.write(json.dumps(told) + "\n")
         self.bytes += read["bytes"] if read["state"] in ("loaded", "looked") else 0
         self.fetch_seconds += read["fetch_seconds"]
+        self.asked += bool(old.get("asked") or new.get("asked"))
         self.modules |= {*(old.get("modules") or ()), *(new.get("modules") or ())}
         if outcome not in QUIET and len(rows := self.rows.setdefault(outcome, [])) < MOST_ROWS:
             rows.append(told)

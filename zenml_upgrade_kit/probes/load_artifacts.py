@@ -80,6 +80,7 @@ def load(artifact, known):
     """
     if not known:
         known.update(store.stores())
+    known["asked"].clear()
     for name in ("store", "files"):
         known[name].show(artifact)
     classes = []
@@ -152,6 +153,7 @@ def loaded(artifact, request, known, seen, imported, tell):
             text = "MemoryError: " + limit.format(request["memory"])
         found.update(error=text.replace(artifact.get("path") or artifact["uri"], artifact["uri"]), where=where(error))
     found["modules"] += imported()
+    found["asked"] = bool(known.get("asked"))
     return found
 
 

@@ -60,7 +60,8 @@ def stores():
     """The artifact store for materializers, and the one behind ``fileio`` for every scheme; once in a process.
 
     Before 0.56 materializers read through ``fileio``, or took the artifact store from the active stack of a client,
-    whatever that is. A client is built only when the user's code asks for one.
+    whatever that is. A client is built only when the user's code asks for one; ``asked`` is then no longer empty,
+    unless there is a copy of the user's store for it.
     """
     from zenml.client import Client
     from zenml.io.filesystem_registry import default_filesystem_registry
@@ -69,9 +70,12 @@ def stores():
     store, files = artifact_store(), artifact_store(bounded=False)
     stack = types.SimpleNamespace(artifact_store=store)
     Client.active_stack = property(lambda _: stack)
+    asked, zen_store = [], Client.zen_store
+    if not os.environ.get("ZENML_STORE_URL"):
+        Client.zen_store = property(lambda client: asked.append(True) or zen_store.fget(client))
     default_filesystem_registry.get_filesystem_for_path = lambda _: files
     default_filesystem_registry.get_filesystem_for_scheme = lambda _: files
     given = "artifact_store" in inspect.signature(BaseMaterializer.__init__).parameters
     if given:
         BaseMaterializer.artifact_store = property(lambda self: self._artifact_store or store)
-    return {"store": store, "files": files, "given": given}
+    return {"store": store, "files": files, "given": given, "asked": asked}
