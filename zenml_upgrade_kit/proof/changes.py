@@ -11,6 +11,7 @@ import sqlite3
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cache
 
@@ -90,7 +91,7 @@ class Table:
 
     def frozen(self) -> Table:
         """As it is now, whatever becomes of it."""
-        return replace(self, where=[*self.where], columns={k: replace(v) for k, v in self.columns.items()})
+        return replace(self, where=[*self.where], columns={k: copy(v) for k, v in self.columns.items()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +174,8 @@ class _Composition:
         """Go from the state just before a revision to that just after it."""
         now = {name: set(table.columns) for name, table in self.tables.items()}
         before, after = (now, now) if revision == ANY else _around(revision)
+        if not changes and before == after:
+            return
         self._settle(revision, changes)
         self.old = {name: table.frozen() for name, table in self.tables.items()}
         self.origin = {new: old for change in changes for old, new in change.rename_tables.items()}
@@ -208,7 +211,7 @@ class _Composition:
         told = [(one.set, one.add, one.check, one.drop_rows, one.new_rows, one.tables) for one in changes]
         words = set(_WORD.findall(repr(told)))
         for name, table in self.tables.items():
-            long = [column for column in table.columns.values() if "SELECT" in column.sql.upper()]
+            long = [one for one in table.columns.values() if "SELECT" in one.sql.upper() and one.name in words]
             if name in words and long and table.was and not table.made:
                 named = "".join(f", {column.sql} AS {quoted(f'{column.name}@{revision}')}" for column in long)
                 view = f"{name}@{revision}"

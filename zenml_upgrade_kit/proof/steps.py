@@ -34,47 +34,59 @@ def step_configurations(pair: Pair, table: Table) -> tuple[int, list[dict[str, A
     """How many rows were compared, and what is wrong with them, as ``Proof.unexplained`` has it."""
     assert table.by
     _, query, columns = table.by
-    owner, *names = (columns[name].name for name in ("deployment_id", "index", "name", "config"))
-    full = f"{quoted(pair.after.name)}.{quoted(table.name)} AS c"
-    later = {name: one for name, one in table.columns.items() if name not in {one.name for one in columns.values()}}
-    tests = [f"({pair.differ(one.sql, f'c.{quoted(name)}', Kind(), Kind())})" for name, one in later.items()]
-    cells = [*(f"c.{quoted(name)}" for name in (owner, *names)), f"JSON_VALID(c.{quoted(names[2])})"]
-    selected = ", ".join([*cells, *tests])
+    owner, *names = (quoted(columns[name].name) for name in ("deployment_id", "index", "name", "config"))
+    full = f"{quoted(pair.after.name)}.{quoted(table.name)}"
+    old = {one.name for one in columns.values()}
+    later = {
+        name: pair.differ(one.sql, quoted(name), Kind(), Kind())
+        for name, one in table.columns.items()
+        if name not in old
+    }
     found: dict[tuple[str, str], dict[str, Any]] = {}
-    compared = 0
-    for deployments in _some(pair, query):
-        rows: dict[str, list[Sequence[Any]]] = defaultdict(list)
-        listed = ", ".join(map(_literal, deployments))
-        for row in pair.rows(f"SELECT {selected} FROM {full} WHERE c.{quoted(owner)} IN ({listed})"):
-            rows[row[0]].append(row[1:])  # index, name, config, whether it is JSON, differences
-            compared += 1
-        for identity, text in deployments.items():
+    suspects = [row[0] for row in pair.rows(_suspects(pair, query, full, (owner, *names), list(later.values())))]
+    for start in range(0, len(suspects), AT_ONCE):
+        listed = ", ".join(map(_literal, suspects[start : start + AT_ONCE]))
+        deployments = pair.rows(f"SELECT d.id, d.step_configurations FROM ({query}) AS d WHERE d.id IN ({listed})")
+        texts, rows = dict(deployments), defaultdict[str, list[Sequence[Any]]](list)
+        selected = ", ".join([owner, *names, *(f"({test})" for test in later.values())])
+        for row in pair.rows(f"SELECT {selected} FROM {full} WHERE {owner} IN ({listed})"):
+            rows[row[0]].append(row[1:])  # index, name, config, differences
+        for identity, text in texts.items():
             for column, kind, key, before, after in _wrong(text, rows[identity], list(later)):
-                _note(found, column, kind, {owner: identity, **key}, before, after)
-    total = pair.first(f"SELECT COUNT(*) FROM {full}")[0]
-    if total != compared:
-        unowned = (
-            f"FROM {full} WHERE c.{quoted(owner)} IS NULL OR c.{quoted(owner)} NOT IN (SELECT d.id FROM ({query}) AS d)"
-        )
-        for identity, name in pair.rows(f"SELECT c.{quoted(owner)}, c.{quoted(names[1])} {unowned} LIMIT {EXAMPLES}"):
-            _note(found, "", "extra", {owner: identity, "name": name}, None, "a row")
-        found[("", "extra")]["count"] += max(0, total - compared - EXAMPLES)
-    return compared, list(found.values())
+                _note(found, column, kind, {owner.strip('"'): identity, **key}, before, after)
+    unowned = f"FROM {full} AS c WHERE NOT EXISTS (SELECT 1 FROM ({query}) AS d WHERE d.id = c.{owner})"
+    total, surplus = (pair.first(f"SELECT COUNT(*) {source}")[0] for source in (f"FROM {full}", unowned))
+    for identity, name in pair.rows(f"SELECT c.{owner}, c.{names[1]} {unowned} LIMIT {EXAMPLES}") if surplus else ():
+        _note(found, "", "extra", {owner.strip('"'): identity, "name": name}, None, "a row")
+    if surplus:
+        found["", "extra"]["count"] += max(0, surplus - EXAMPLES)
+    return total - surplus, list(found.values())
+
+
+def _suspects(pair: Pair, query: str, full: str, names: Sequence[str], tests: Sequence[str]) -> str:
+    """A query of the deployments whose rows, put together in their order, are not the very text.
+
+    Where they are, that is enough: each value is JSON by itself. Names that are not ASCII are written otherwise.
+    """
+    owner, index, name, config = names
+    rows = f"{full} AS c WHERE c.{owner} = d.id"
+    if pair.engine == "mysql":
+        items = f"JSON_QUOTE(c.{name}), ': ', c.{config} ORDER BY c.{index} SEPARATOR ', '"
+        same = f"CAST(CONCAT('{{', GROUP_CONCAT({items}), '}}') AS BINARY) = CAST(d.step_configurations AS BINARY)"
+    else:
+        rows = f"(SELECT * FROM {rows} ORDER BY c.{index}) AS c"
+        same = f"'{{' || GROUP_CONCAT(JSON_QUOTE(c.{name}) || ': ' || c.{config}, ', ') || '}}' = d.step_configurations"
+    conditions = [
+        same,
+        f"MIN(JSON_VALID(c.{config})) = 1",
+        f"COUNT(*) = COUNT(DISTINCT c.{name})",
+        f"COUNT(*) = COUNT(DISTINCT c.{index}) AND MIN(c.{index}) = 0 AND MAX(c.{index}) = COUNT(*) - 1",
+        *(f"SUM({test}) = 0" for test in tests),
+    ]
+    return f"SELECT d.id FROM ({query}) AS d WHERE (SELECT {' AND '.join(conditions)} FROM {rows}) IS NOT TRUE"
 
 
 CHECKS = {"step_configurations": step_configurations}
-
-
-def _some(pair: Pair, query: str) -> Iterator[dict[str, str]]:
-    """Deployments by id, with their configurations, some at a time."""
-    last = ""
-    while True:
-        page = f"WHERE d.id > {_literal(last)} ORDER BY d.id LIMIT {AT_ONCE}"
-        found = dict(pair.rows(f"SELECT d.id, d.step_configurations FROM ({query}) AS d {page}"))
-        if not found:
-            return
-        yield found
-        last = list(found)[-1]
 
 
 def _literal(text: str) -> str:
@@ -84,12 +96,10 @@ def _literal(text: str) -> str:
 def _wrong(text: str, rows: Sequence[Sequence[Any]], later: Sequence[str]) -> Iterator[Wrong]:
     """What is wrong with the rows of one deployment."""
     for row in rows:
-        for name, differs in zip(later, row[4:], strict=True):
+        for name, differs in zip(later, row[3:], strict=True):
             if differs:
                 yield name, "differs", {"name": row[1]}, None, "a value"
     ordered = sorted(rows, key=lambda row: row[0])
-    if _same(text, ordered):
-        return
     try:
         wanted = json.loads(text)
     except ValueError:
@@ -115,15 +125,6 @@ def _wrong(text: str, rows: Sequence[Sequence[Any]], later: Sequence[str]) -> It
 
 def _last(rows: Sequence[Sequence[Any]], name: str) -> Sequence[Any]:
     return next(row for row in reversed(rows) if row[1] == name)
-
-
-def _same(text: str, rows: Sequence[Sequence[Any]]) -> bool:
-    """Whether the rows, put together, are the very text; it is enough, for each value is JSON by itself."""
-    if [row[0] for row in rows] != list(range(len(rows))) or len({row[1] for row in rows}) != len(rows):
-        return False
-    if not all(row[3] for row in rows):
-        return False
-    return "{" + ", ".join([f"{json.dumps(row[1])}: {row[2]}" for row in rows]) + "}" == text
 
 
 def _renamed_models(step: Any) -> Any:

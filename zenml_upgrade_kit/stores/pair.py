@@ -58,6 +58,7 @@ class Pair:
             self.engine, names = "sqlite", ("before", "after")
         elif isinstance(before, Server) and isinstance(migrated, Server) and _place(before) == _place(migrated):
             self._mysql = mysql.connect(before)
+            self._mysql.execute("SET SESSION group_concat_max_len = 1073741824")
             self.engine, names = "mysql", (before.database, migrated.database)
         else:
             raise StoreUnreadable(
