@@ -255,7 +255,7 @@ def test_an_old_release_that_lists_something_else_blocks(
     site: Callable[[str], Site], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = site("0.70.0")
-    answer = {"zenml": "0.70.0", "user": "default", "runs": 0, "stacks": 1}
+    answer = {"zenml": "0.70.0", "user": "default", "runs": 0, "stacks": 1, "errors": {}}
     monkeypatch.setattr(probing, "run_probe", lambda *_, **__: dict(answer))
     result = own.roll_back(apply=True)
     assert [finding.id for finding in result.findings] == ["RB902"]

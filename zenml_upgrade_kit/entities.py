@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from zenml_upgrade_kit import probing, redact, releases
+from zenml_upgrade_kit.errors import ProbeFailed
 from zenml_upgrade_kit.probing import Environment
 from zenml_upgrade_kit.stores.address import Server
 
@@ -107,11 +108,16 @@ def listed(
     folder: scratch; a ``config/config.yaml`` in it decides what is active. variables: with which any release finds the
     copy. limit: of each kind, 0 for totals alone. Raises :class:`ProbeFailed` when the copy cannot be opened at all.
     """
-    reply = probing.run_probe(
-        environment, "list_entities", {"limit": limit}, folder=folder, variables=variables, timeout=timeout
-    )
     password = [database.password] if isinstance(database, Server) else []
-    return {**reply, "errors": redact.Redactor([*password, *redact.secrets_in(dict(variables))]).json(reply["errors"])}
+    hidden = redact.Redactor([*password, *redact.secrets_in(dict(variables))])
+    try:
+        reply = probing.run_probe(
+            environment, "list_entities", {"limit": limit}, folder=folder, variables=variables, timeout=timeout
+        )
+    except ProbeFailed as error:
+        found = hidden.text(error.found)
+        raise ProbeFailed(error.problem, expected=error.expected, found=found, remedy=error.remedy) from None
+    return {**reply, "errors": hidden.json(reply["errors"])}
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from zenml_upgrade_kit.stores import locks, mysql, sqlite
 from zenml_upgrade_kit.stores.address import Server
 
 LOCKED = re.compile(r"database is locked|Lock wait timeout|Deadlock found")
-"""What SQLite says after five seconds, MySQL after its innodb_lock_wait_timeout."""
+"""What SQLite says after five seconds (0.98.0: sixty), MySQL after its innodb_lock_wait_timeout."""
 EVERY = 0.25
 """Seconds between two looks at a copy's size; a server is asked a tenth as often."""
 
@@ -83,7 +83,8 @@ def migrate(
     if releases.crosses("0.43.0", stamp, "0.55.1"):  # earlier ones make no backup, and refuse a setting they lack
         variables = {**variables, "ZENML_STORE_BACKUP_STRATEGY": "disabled"}
     progress, log = folder / "migrate.progress", folder / "migrate.log"
-    progress.unlink(missing_ok=True)
+    with suppress(OSError):
+        progress.unlink()
     started_at = _stamp(database)
     with _Watch(database, progress, timeout) as watch:
         ended, reply = _run(environment, progress, folder, variables, timeout)

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from zenml_upgrade_kit import drill, environments, probing, restore
+from zenml_upgrade_kit import drill, entities, environments, restore
 from zenml_upgrade_kit.archive import Backup
 from zenml_upgrade_kit.backup import of_run
 from zenml_upgrade_kit.errors import EnvironmentFailed, ProbeFailed, RestoreRefused, RunUnusable, StoreUnreadable
@@ -113,21 +113,22 @@ def _open_with(environment: Environment, step: Step, files: list[tuple[Path, Pat
             config["store"] = {**config["store"], "url": f"sqlite:///{copy}", "database": str(copy)}
         (folder / "config" / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     variables = {"ZENML_STORE_URL": f"sqlite:///{copy}"}
-    reply = probing.run_probe(environment, "open_store", {}, folder=folder, variables=variables, timeout=PATIENCE)
+    reply = entities.listed(environment, copy, folder, variables, PATIENCE, limit=0)
     with closing(sqlite.connect(copy)) as connection:
-        reply["stamp"] = ", ".join(sqlite.stamps(connection))
-    return reply
+        stamp = ", ".join(sqlite.stamps(connection))
+    return {**{name: reply.get(name) for name in ("zenml", "user", "runs", "stacks", "errors")}, "stamp": stamp}
 
 
 def _unexpected(proof: dict[str, Any], manifest: Mapping[str, Any]) -> Iterator[str]:
-    """Where what the old release lists differs; it lists one workspace, so several cannot be compared."""
+    """Where what the old release lists differs."""
     if proof["stamp"] != manifest["stamp"]:
         yield f"it made {proof['stamp']} of {manifest['stamp']}"
-    rows = {name: table["rows"] for name, table in manifest["tables"].items()}
-    if rows.get("workspace", rows.get("project", 1)) == 1:
-        for name, expected in (("runs", rows.get("pipeline_run", 0)), ("stacks", rows.get("stack", 0))):
-            if proof[name] != expected:
-                yield f"it lists {proof[name]} {name} of {expected}"
+    for name, why in proof["errors"].items():
+        yield f"it cannot list the {name.replace('_', ' ')}: {why}"
+    for name, table in (("runs", "pipeline_run"), ("stacks", "stack")):
+        rows = manifest["tables"].get(table, {}).get("rows")
+        if name not in proof["errors"] and rows is not None and proof[name] != rows:
+            yield f"it lists {proof[name]} {name} of {rows}"
 
 
 def _old_release_fails(database: Path, why: str) -> Finding:

@@ -27,6 +27,7 @@ USER = "ZENML_DEFAULT_USER_NAME"
 """The user that a client without a server is, in every release."""
 KINDS = (
     ("users", ["list_users"], ["is_admin", "active"]),
+    ("runs", ["list_pipeline_runs", "list_runs"], ["status"]),
     ("pipelines", ["list_pipelines"], []),
     ("stacks", ["list_stacks"], []),
     ("components", ["list_stack_components"], ["type", "flavor"]),
@@ -58,7 +59,9 @@ def listing(client, names):
     written = known.get("func", method)  # 0.55 wraps what the client can do, and hides what it can be asked
     parameters = inspect.signature(written).parameters
     scope = next((name for name in ("project", "workspace_id") if name in parameters), None)
-    more = {"is_archived": None} if "is_archived" in parameters else {}  # 0.98 leaves archived schedules out
+    more = {"sort_by": "desc:created"} if "sort_by" in parameters else {}  # what is cut is the oldest, on both sides
+    if "is_archived" in parameters:
+        more["is_archived"] = None  # else 0.98 leaves archived schedules out
     if names == ["list_flavors"] and "hydrate" in parameters:
         more["hydrate"] = True  # else each is fetched again to tell whether it is custom
 
@@ -113,7 +116,10 @@ class Lister:
         return found
 
     def enter(self, project):
-        (getattr(self.client, "set_active_project", None) or self.client.set_active_workspace)(project.id)
+        """Make it the active one of this process; setting it wants a default stack in it, up to 0.75."""
+        cls = type(self.client)
+        name = "active_project" if hasattr(cls, "active_project") else "active_workspace"
+        setattr(cls, name, property(lambda _: project))
 
     def count(self, kind, names, project):
         ask, scoped = listing(self.client, names)
@@ -127,15 +133,18 @@ class Lister:
         if ask is None:
             return
         known = self.entities.setdefault(kind, {})
-        page, pages = 1, 1
+        page, pages, seen, total = 1, 1, 0, 0
         while page <= min(pages, PAGES) and len(known) < self.limit:
             answer = ask(page, PAGE, project)
             for item in answer.items:
                 if len(known) < self.limit:
+                    seen += 1
                     yield item
-            page, pages = page + 1, answer.total_pages
-            if page <= pages and (len(known) >= self.limit or page > PAGES):
-                self.cut[kind] = answer.total
+            page, pages, total = page + 1, answer.total_pages, answer.total
+        if page == 1:  # the limit was reached in the projects before
+            total = ask(1, 1, project).total
+        if seen < total:
+            self.cut[kind] = self.cut.get(kind, 0) + total
 
     def collect(self, kind, names, fields, project):
         for item in self.pages(kind, names, project):
@@ -184,6 +193,7 @@ def main(request, reply):
     with open(request, encoding="utf-8") as file:
         limit = json.load(file).get("limit", 1000)
     client = Client()
+    client.zen_store  # noqa: B018 - opens it, which may fail
     lister = Lister(client, limit)
     project = "active_project" if hasattr(Client, "active_project") else "active_workspace"
     answer = {

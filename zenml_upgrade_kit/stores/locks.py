@@ -26,7 +26,8 @@ _BLOCKERS = (
     ),
     (
         "SELECT trx_mysql_thread_id, CONCAT('has a transaction open since ', trx_started, ' (server time)')"
-        " FROM information_schema.innodb_trx WHERE '' <> %s AND trx_mysql_thread_id <> 0"
+        " FROM information_schema.innodb_trx JOIN information_schema.processlist ON id = trx_mysql_thread_id"
+        " WHERE COALESCE(db, '') IN ('', %s)"
     ),
     "SELECT id, CONCAT('is connected to ', db) FROM information_schema.processlist WHERE db = %s",
 )
