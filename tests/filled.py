@@ -159,6 +159,7 @@ class _Filler:
         self.execute, self.mark, self.tables = execute, mark, look(execute)
         self.count = 0
         self.names: dict[str, str] = {}
+        self.second_user: str | None = None
         self.ids: dict[str, list[str]] = {}
         self.has_secrets_managers = False
         self.started = datetime(2026, 1, 1)
@@ -197,17 +198,31 @@ class _Filler:
         return order
 
     def _fill(self, name: str, rows: int) -> int:
-        inserted = 0
-        for variant in range(rows):
-            inserted += self._insert(name, variant % 3, "")
+        inserted = sum(self._insert(name, variant % 3) for variant in range(rows))
         if name in self.names and not (name in NO_TWINS or (name == "artifact" and not self._has(name, "uri"))):
-            inserted += self._insert(name, 0, self.names[name])
+            inserted += self._insert(name, 0, name=self.names[name])
+        if name == "user":
+            inserted += self._same_user_twice()
+        if name in ("stack", "stack_component") and self._has(name, "is_shared"):
+            owner = self.ids["user"][0]
+            for variant, of in ((0, owner), (2, owner), (0, None), (0, self.second_user)):
+                inserted += self._insert(name, variant, name="default", user_id=of)
+        return inserted
+
+    def _same_user_twice(self) -> int:
+        """As 0.46.1 left them: 0.47.0 renames the one with 0."""
+        kind = next((one for one in self.tables["user"].columns if one.name == "is_service_account"), None)
+        if not kind or not kind.nullable:
+            return 0
+        name = f"zoë {uuid4().hex[:8]}"
+        inserted = self._insert("user", 1, name=name) + self._insert("user", 2, name=name)
+        self.second_user = self.ids["user"][2]
         return inserted
 
     def _has(self, table: str, name: str) -> bool:
         return any(column.name == name for column in self.tables[table].columns)
 
-    def _insert(self, name: str, variant: int, twin: str) -> int:
+    def _insert(self, name: str, variant: int, /, **given: str | None) -> int:
         """1, or 0 where a unique index or a missing parent forbids the row."""
         self.count += 1
         table = self.tables[name]
@@ -216,8 +231,7 @@ class _Filler:
             row[column.name] = value = self._value(name, column, variant, row)
             if value is None and not column.nullable:
                 return 0
-        if twin:
-            row["name"] = twin
+        row |= given
         for columns, taken in zip(table.unique, table.taken, strict=True):
             key = tuple(row[column] for column in columns)
             if None not in key and key in taken:
@@ -227,7 +241,7 @@ class _Filler:
         self.execute(f'INSERT INTO "{name}" ({listed}) VALUES ({marks})', list(row.values()))
         if "id" in row:
             self.ids[name].insert(variant, row["id"])
-        if "name" in row and variant == 0 and not twin:
+        if "name" in row and variant == 0 and not given:
             self.names[name] = row["name"]
         return 1
 
