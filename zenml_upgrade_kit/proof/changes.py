@@ -163,6 +163,7 @@ class _Composition:
         self.problems: list[str] = []
         self.later: list[Callable[[], None]] = []
         self.old: dict[str, Table] = {}
+        self.touched: set[str] = set()
         self.origin: dict[str, str] = {}
         self.renamed: dict[tuple[str, str], str] = {}
         for name, found in columns.items():
@@ -176,8 +177,11 @@ class _Composition:
         before, after = (now, now) if revision == ANY else _around(revision)
         if not changes and before == after:
             return
+        words = set(_WORD.findall(repr(changes)))
         self._settle(revision, changes)
-        self.old = {name: table.frozen() for name, table in self.tables.items()}
+        same = self.old.keys() - self.touched
+        self.old = {n: self.old[n] if n in same else table.frozen() for n, table in self.tables.items()}
+        self.touched = {n for n in before.keys() | after.keys() if n in words or before.get(n) != after.get(n)}
         self.origin = {new: old for change in changes for old, new in change.rename_tables.items()}
         self.renamed = {}
         for change in changes:
@@ -214,6 +218,7 @@ class _Composition:
             long = [one for one in table.columns.values() if "SELECT" in one.sql.upper() and one.name in words]
             if name in words and long and table.was and not table.made:
                 named = "".join(f", {column.sql} AS {quoted(f'{column.name}@{revision}')}" for column in long)
+                self.touched.add(name)
                 view = f"{name}@{revision}"
                 self.views[view] = f"SELECT {THIS}.*{named} FROM {table.source}{table.conditions}"
                 table.source = f"{quoted(view)} AS {THIS}"
@@ -264,7 +269,7 @@ class _Composition:
         for name in sorted(after):
             if name not in self.tables and name not in before and name not in made:
                 self.tables[name] = Table(name=name, source=f"(SELECT 1 AS one) AS {THIS}", where=["1 = 0"])
-            if name in self.tables:
+            if name in self.tables and name in self.touched:
                 self._columns(revision, self.tables[name], self._known(name, before), after[name], changes)
         gone = before.keys() - after.keys() - set(self.origin.values())
         for name in sorted(gone & self.tables.keys()):
