@@ -20,6 +20,7 @@ from zenml_upgrade_kit import redact
 from zenml_upgrade_kit.errors import EnvironmentFailed, ProbeFailed
 
 WINDOWS = os.name == "nt"
+_SERVER = re.compile(r"(mysql|mariadb)[+\w]*://", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +127,7 @@ def run_command(
     folder: scratch for its ZenML configuration, stores and HOME, and for the log that stdout and stderr are appended
     to. variables: added to, and winning over, what is inherited. timeout: seconds; then the whole process group is
     killed. The child gets its own process group, which ends with it, so that nothing stays behind; when this process
-    is killed, the child ends with it where Linux can do that.
+    is killed, the child ends with it where Linux can do that. Of a store on a server no configuration is kept.
     """
     (folder / "home").mkdir(parents=True, exist_ok=True)
     path = folder / log
@@ -142,6 +143,8 @@ def run_command(
             timed_out = True
         finally:  # also when we are interrupted
             end(process)
+            if _SERVER.match(surroundings.get("ZENML_STORE_URL", "")):
+                shutil.rmtree(folder / "config", ignore_errors=True)  # ZenML writes the password into it
     return Ended(returncode=process.returncode, timed_out=timed_out, seconds=time.monotonic() - began, log=path)
 
 
