@@ -33,6 +33,8 @@ from zenml_upgrade_kit.stores.address import Server
 
 LISTING = 900.0
 """Seconds for a release to open a copy and list what people see in it."""
+EXPORTS = "dropped"
+"""The folder of the run that keeps what goes by design."""
 Tell = Callable[[str], Any]
 
 
@@ -194,10 +196,11 @@ class _Attempt:
         self.tell("comparing every row with the backup")
         began = time.monotonic()
         target = releases.get(self.step.run.target_version).stamp
-        proof = comparison.prove(before, migrated, self.stamp, target, exports=self.step.run.folder / "dropped")
+        proof = comparison.prove(before, migrated, self.stamp, target, exports=self.step.run.folder / EXPORTS)
         self.timings["proof"] = time.monotonic() - began
-        self.facts["proof"] = proof.to_json()
-        self.findings += [*_unexplained(proof), *_by_design(proof)]
+        dropped = [{**one, "file": one["file"] and f"{EXPORTS}/{one['file']}"} for one in proof.dropped]
+        self.facts["proof"] = {**proof.to_json(), "dropped": dropped}
+        self.findings += [*_unexplained(proof), *_by_design(dropped)]
         self.not_checked += proof.not_checked
         offences = [one for one in self._look(before) if one.condition.severity is not Severity.BLOCK]
         self.facts["obstacles"] = [_obstacle(one) for one in offences]
@@ -342,19 +345,24 @@ def _example(example: Mapping[str, Any]) -> str:
     return f"{key}: {example['before']!r} became {example['after']!r}"
 
 
-def _by_design(proof: Proof) -> Iterator[Finding]:
-    """What the crossed releases drop: kept as CSV in the run."""
-    for one in proof.dropped:
+def _by_design(dropped: Sequence[dict[str, Any]]) -> Iterator[Finding]:
+    """What the crossed releases drop, one finding a table and release; all of it is kept as CSV in the run."""
+    grouped: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for one in dropped:
         if one["rows"]:
-            place = f"{one['table']}.{one['column']}" if one["column"] else one["table"]
-            yield Finding(
-                id="RH904",
-                severity=Severity.INFO,
-                subject=place,
-                message=f"{words.count(one['rows'], 'row')} of {place} go by design in {one['release']}: {one['why']}.",
-                remedy=f"They are kept in {one['file']} of this run." if one["file"] else "Nothing to do.",
-                data=dict(one),
-            )
+            grouped.setdefault((one["table"], one["release"], one["why"]), []).append(one)
+    for (table, release, why), some in grouped.items():
+        columns = [one["column"] for one in some if one["column"]]
+        what = f"{', '.join(columns)} of " if columns else ""
+        files = dict.fromkeys(one["file"] for one in some if one["file"])
+        yield Finding(
+            id="RH904",
+            severity=Severity.INFO,
+            subject=table,
+            message=f"{what}{words.count(max(one['rows'] for one in some), 'row')} go by design in {release}.",
+            remedy=f"Kept in this run: {', '.join(files)}." if files else "Nothing to do.",
+            data={"rows": max(one["rows"] for one in some), "columns": columns, "why": why},
+        )
 
 
 def _cannot_open(name: str, version: str, why: str) -> Finding:
@@ -390,13 +398,12 @@ def _drilled(listed: Mapping[str, Any], manifest: Mapping[str, Any]) -> Iterator
 def _noticed(changed: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
     """Names that people know and that will be others; what crossing a release always does only informs."""
     for one in changed:
-        if one["change"] == "new" and one.get("expected"):
+        if one["change"] == "error" or (one["change"] == "new" and one.get("expected")):
             continue
-        became = f" is {one['change']}" + (f": now {one['after']}" if one["after"] else "")
         yield Finding(
             id="RH909",
             severity=Severity.INFO if one.get("expected") else Severity.WARN,
-            subject=f"{one['kind']} {one['before'] or one['after']}",
-            message=f"{one['kind']} {one['before'] or one['after']}{became}. {one.get('detail') or ''}".strip(),
+            subject=f"{one['kind']}: {one['before'] or one['after']}",
+            message=one["detail"],
             remedy=one.get("expected") or "Tell the people who use this name, and look at code that asks for it.",
         )

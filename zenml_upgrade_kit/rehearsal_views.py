@@ -52,16 +52,19 @@ def summary(result: StepResult) -> Shown:
 
 
 def story(result: StepResult) -> Shown:
-    """What each release in between does to the data, in plain words."""
+    """What each release in between does to the data, in plain words; what concerns nothing in here is folded."""
     told: dict[tuple[str, str], float] = {}
     for one in result.facts.get("story") or []:
         if one["why"]:
             key = (one["release"], one["why"])
             told[key] = told.get(key, 0.0) + one["seconds"]
+    touched = _touched(result.facts.get("proof"))
     rows = [{"release": release, "why": why, "seconds": seconds} for (release, why), seconds in told.items()]
-    return table(
-        rows, {"release": "Release", "why": "What it does", "seconds": "Time"}, "What the releases do on the way"
-    )
+    yours = [row for row in rows if touched is None or row["why"] in touched]
+    columns = {"release": "Release", "why": "What it does", "seconds": "Time"}
+    shown = table(yours, columns, "What the releases do to your data")
+    rest = [row for row in rows if row not in yours]
+    return shown + folded_table(rest, columns, "change", after=" with nothing to do in this database")
 
 
 def obstacles(result: StepResult) -> Shown:
@@ -90,19 +93,24 @@ def obstacles(result: StepResult) -> Shown:
 
 
 def tables(result: StepResult) -> Shown:
-    """Every table before and after; those that are as they were are folded."""
+    """Every table before and after, the worst first; those that are as they were, or empty, are folded."""
     proof = result.facts.get("proof") or {}
-    rows = [{**one, "note": _note(one)} for one in proof.get("tables", ())]
-    loud = sorted((row for row in rows if row["outcome"] != "unchanged"), key=lambda row: WORST.index(row["outcome"]))
-    columns = {"outcome": "Outcome", "table": "Table", "before": "Rows before", "after": "Rows after", "note": "Why"}
+    rows = [{**one, **_changes(one)} for one in proof.get("tables", ())]
     if not rows:
         return sentence("Nothing was compared: the migration did not end well.")
-    shown = unexplained(proof) + table(loud, columns, "Tables that change")
+    rows.sort(key=lambda row: [*WORST, "unchanged"].index(row["outcome"]))
+    bad = ("unexplained", "not_checked")
+    loud = [row for row in rows if row["outcome"] in bad or (row["outcome"] != "unchanged" and row["held"])]
+    columns = {"outcome": "Outcome", "table": "Table", "before": "Rows before", "after": "Rows after"}
+    told = {"was": "Called before", "came": "Rows new", "went": "Rows gone", "touched": "Columns that change"}
+    shown = unexplained(proof) + table(loud, {**columns, **told}, "Tables that change")
     same = [row for row in rows if row["outcome"] == "unchanged"]
     shown += folded_table(same, {"table": "Table", "after": "Rows"}, "table", before="✓ exactly as before: ")
+    empty = [row for row in rows if row not in loud and row not in same]
+    shown += folded_table(empty, columns, "table", after=" without rows, before and after")
     columns = {"table": "Table", "column": "Column", "was": "Was", "outcome": "Outcome", "release": "Release"}
-    changed = [{"table": row["table"], **column} for row in rows for column in row["columns"]]
-    shown += folded_table(changed, {**columns, "why": "Why"}, "column", after=" that are renamed, added, moved or gone")
+    changed = [{"table": row["table"], **column} for row in rows if row["held"] for column in row["columns"]]
+    shown += folded_table(changed, {**columns, "why": "Why"}, "column", after=", each with the reason")
     return shown + listing("Not checked", proof["not_checked"])
 
 
@@ -125,16 +133,22 @@ def unexplained(proof: Mapping[str, Any]) -> Shown:
 
 def dropped(result: StepResult) -> Shown:
     """What goes by design, and where it is kept."""
-    proof = result.facts.get("proof") or {}
-    rows = [
-        {**one, "place": _place(one), "hidden": ", ".join(one["hidden"]) or None}
-        for one in proof.get("dropped", ())
-        if one["rows"]
-    ]
-    if not rows:
+    gone = [one for one in (result.facts.get("proof") or {}).get("dropped", ()) if one["rows"]]
+    if not gone:
         return sentence("Nothing of yours goes.")
-    columns = {"place": "What", "rows": "Rows", "release": "Release", "why": "Why", "file": "Kept in this run as"}
-    return table(rows, {**columns, "hidden": "Not kept: secret"}, "What goes by design")
+    grouped: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+    for one in gone:
+        grouped.setdefault((one["release"], one["table"], one["why"]), []).append(one)
+    rows = [
+        {"release": release, "table": name, "columns": ", ".join(one["column"] for one in some if one["column"])}
+        | {"rows": max(one["rows"] for one in some), "why": why}
+        for (release, name, why), some in grouped.items()
+    ]
+    columns = {"release": "Release", "table": "Table", "columns": "Columns (none: whole rows)", "rows": "Rows"}
+    files = [{**one, "place": _place(one), "hidden": ", ".join(one["hidden"]) or None} for one in gone]
+    kept = {"place": "What", "rows": "Rows", "file": "Kept in this run as", "hidden": "Not kept: secret"}
+    shown = table(rows, {**columns, "why": "Why"}, "What goes by design")
+    return shown + folded_table(files, kept, "file", after=" in the folder of this run that keep all of it")
 
 
 def people(result: StepResult) -> Shown:
@@ -192,12 +206,28 @@ def _rows(tables: Iterable[Mapping[str, Any]]) -> int:
     return sum((one["after"] if one["after"] is not None else one["before"]) or 0 for one in tables)
 
 
-def _note(one: Mapping[str, Any]) -> str:
-    """Why a table is not what it was, in a line."""
-    said = [f"called {one['was']} before"] if one["was"] and one["was"] != one["table"] else []
-    said += [f"{words.count(one['new_rows'], 'row')} added"] if one["new_rows"] else []
-    said += [f"{words.count(one['dropped_rows'], 'row')} gone"] if one["dropped_rows"] else []
-    return "; ".join([*said, *one["why"]])
+def _changes(one: Mapping[str, Any]) -> dict[str, Any]:
+    """What is told of a table in a line: its other name, rows that came and went, columns of rows that change."""
+    changed = [column["column"] for column in one["columns"] if column["outcome"] not in ("added", "moved")]
+    return {
+        "was": one["was"] if one["was"] != one["table"] else None,
+        "came": one["new_rows"] or None,
+        "went": one["dropped_rows"] or None,
+        "touched": ", ".join(changed[:6]) + (f" and {len(changed) - 6} more" if len(changed) > 6 else "") or None,
+        "held": bool(one["before"] or one["after"]),
+    }
+
+
+def _touched(proof: Mapping[str, Any] | None) -> set[str] | None:
+    """The reasons that concern rows which are there; None where nothing was compared."""
+    if not proof:
+        return None
+    held = [one for one in proof["tables"] if one["before"]]
+    columns = [column for one in held for column in one["columns"] if column["outcome"] != "added"]
+    whys = {
+        why for column in columns for why in (column["why"] if isinstance(column["why"], list) else [column["why"]])
+    }
+    return whys | {one["why"] for one in proof["dropped"] if one["rows"]}
 
 
 def _place(one: Mapping[str, Any]) -> str:
