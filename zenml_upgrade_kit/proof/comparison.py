@@ -5,42 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from zenml_upgrade_kit.errors import KitError
 from zenml_upgrade_kit.proof import changes, exports, steps
-from zenml_upgrade_kit.proof.changes import MIGRATED, Column, Expectation, Lost, Table
+from zenml_upgrade_kit.proof.joins import Join, full
+from zenml_upgrade_kit.proof.outcomes import Found, column_record, record, unexplained
+from zenml_upgrade_kit.proof.outcomes import Proof as Proof
+from zenml_upgrade_kit.proof.states import MIGRATED, Expectation, Lost, Table
 from zenml_upgrade_kit.stores.address import Server
-from zenml_upgrade_kit.stores.pair import Kind, Pair
+from zenml_upgrade_kit.stores.pair import Pair
 from zenml_upgrade_kit.stores.sqlite import quoted
 
 EXAMPLES = 5
 """Rows that are shown of what is not explained."""
 ORDER = ("unexplained", "not_checked", "dropped", "changed", "renamed", "added", "unchanged")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Proof:
-    """What became of every table, as JSON.
-
-    tables: ``table``, ``was`` (another name before, or ""), ``before`` and ``after`` (rows, None for no table),
-    ``outcome``, ``columns`` (those that are not plainly the same: ``column``, ``was``, ``outcome``, ``release``,
-    ``why``), ``new_rows``, ``dropped_rows``, ``why``, ``seconds``. unexplained: ``table``, ``column`` ("" for whole
-    rows), ``kind`` (differs, missing, extra), ``count``, ``examples`` (``key``, ``before``, ``after``). dropped:
-    ``table`` as it was called before, ``column``, ``rows``, ``file`` (its name), ``release``, ``why``, ``hidden``.
-    totals: ``tables``, ``rows`` and ``cells`` that were compared. not_checked: sentences.
-    """
-
-    tables: Sequence[Mapping[str, Any]]
-    unexplained: Sequence[Mapping[str, Any]]
-    dropped: Sequence[Mapping[str, Any]]
-    totals: Mapping[str, int]
-    not_checked: Sequence[str]
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def prove(
@@ -87,14 +67,14 @@ class _Work:
     def table(self, pair: Pair, name: str) -> None:
         """Compare one table of the migrated database."""
         table, started = self.expectation.tables[name], time.monotonic()
-        found = _Found(table=table)
-        if name not in pair.after.tables:
-            found.wrong("", "missing", _count(pair, f"({table.select([])}) AS expected"))
-        else:
-            try:
+        found = Found(table=table)
+        try:
+            if name in pair.after.tables:
                 (_by_check if table.by else _joined)(pair, table, found)
-            except KitError as error:
-                found.error = error.found
+            else:
+                found.wrong("", "missing", _count(pair, f"({table.select([])}) AS expected"))
+        except KitError as error:
+            found.error = error.found
         self._keep(found, time.monotonic() - started)
 
     def export(self, pair: Pair, lost: Lost) -> None:
@@ -111,13 +91,13 @@ class _Work:
     def rest(self, pair: Pair) -> None:
         """Tables that are gone, and those that nobody expects."""
         for name, change in self.expectation.dropped.items():
-            rows = _count(pair, _full(pair.before.name, name))
+            rows = _count(pair, full(pair.before.name, name))
             told = {"outcome": "dropped", "why": [change.why], "release": change.release, "before": rows}
-            self.tables.append(_record(name) | told)
+            self.tables.append(record(name) | told)
         for name in sorted(pair.after.tables.keys() - self.expectation.tables.keys()):
-            rows = _count(pair, _full(pair.after.name, name))
-            self.unexplained.append(_unexplained(name, "", "extra", rows or 1, []))
-            self.tables.append(_record(name) | {"outcome": "unexplained", "after": rows})
+            rows = _count(pair, full(pair.after.name, name))
+            self.unexplained.append(unexplained(name, "", "extra", rows or 1, []))
+            self.tables.append(record(name) | {"outcome": "unexplained", "after": rows})
 
     def proof(self) -> Proof:
         self.tables.sort(key=lambda one: (ORDER.index(one["outcome"]), one["table"]))
@@ -130,10 +110,10 @@ class _Work:
             not_checked=sorted(self.not_checked),
         )
 
-    def _keep(self, found: _Found, seconds: float) -> None:
+    def _keep(self, found: Found, seconds: float) -> None:
         table = found.table
         gone = [one for one in self.expectation.lost if table.was and one.was == table.was]
-        columns = [_column(one) for one in table.columns.values() if one.outcome and table.was]
+        columns = [column_record(one) for one in table.columns.values() if one.outcome and table.was]
         columns += [
             {"column": name, "was": "", "outcome": outcome, "release": one.release, "why": one.why}
             for one in gone
@@ -141,10 +121,10 @@ class _Work:
             if (outcome := {"columns": "dropped", "moved": "moved"}[one.kind])
         ]
         whys = dict.fromkeys([*table.why, *(one["why"] for one in columns)])
-        record = _record(table.name) | {"was": table.was if table.was != table.name else "", "columns": columns}
-        record |= {"before": found.before, "after": found.after, "new_rows": found.new, "dropped_rows": found.dropped}
-        record |= {"outcome": found.outcome(bool(columns)), "why": [*whys], "seconds": round(seconds, 3)}
-        self.tables.append(record)
+        told = record(table.name) | {"was": table.was if table.was != table.name else "", "columns": columns}
+        told |= {"before": found.before, "after": found.after, "new_rows": found.new, "dropped_rows": found.dropped}
+        told |= {"outcome": found.outcome(bool(columns)), "why": [*whys], "seconds": round(seconds, 3)}
+        self.tables.append(told)
         self.unexplained += found.unexplained
         if found.error:
             self.not_checked.append(f"the table {table.name} could not be compared: {found.error}")
@@ -153,93 +133,9 @@ class _Work:
             self.cells += found.cells
 
 
-@dataclass(kw_only=True)
-class _Found:
-    """What comparing one table found."""
-
-    table: Table
-    before: int | None = None
-    after: int | None = None
-    rows: int = 0
-    cells: int = 0
-    new: int = 0
-    dropped: int = 0
-    error: str = ""
-
-    def __post_init__(self) -> None:
-        self.unexplained: list[dict[str, Any]] = []
-
-    def wrong(self, column: str, kind: str, count: int, examples: Sequence[Any] = ()) -> None:
-        """Something that the model does not explain."""
-        self.unexplained.append(_unexplained(self.table.name, column, kind, count, examples))
-
-    def outcome(self, columns: bool) -> str:
-        """The word for it."""
-        for word, true in {
-            "not_checked": self.error,
-            "unexplained": self.unexplained,
-            "added": not self.table.was,
-            "renamed": self.table.was != self.table.name,
-            "changed": columns or self.new or self.dropped,
-        }.items():
-            if true:
-                return word
-        return "unchanged"
-
-
-class _Join:
-    """The rows that a table must have beside those that it has."""
-
-    def __init__(self, pair: Pair, table: Table) -> None:
-        self.pair, self.table = pair, table
-        self.real = pair.after.tables[table.name]
-        primary = pair.after.keys.get(table.name, ())
-        self.keys = [name for name in table.key or primary if name in table.columns]
-        self.full = _full(pair.after.name, table.name)
-        self.columns = [one for name, one in table.columns.items() if name in self.real and one.outcome != "free"]
-        made = [name for name in self.keys if table.columns[name].outcome == "free"]
-        if made or not self.keys:
-            raise KitError("no key", expected="a key", found="nothing tells its rows apart", remedy="")
-        exact = "" if set(self.keys) >= set(primary) else self._all(f"NOT ({self.differs(name)})" for name in self.keys)
-        self.on = self._all(self._match(name) for name in self.keys) + (f" AND {exact}" if exact else "")
-        self.unique_after = bool(primary) and set(self.keys) >= set(primary)
-        plain = {one.was for name in self.keys if (one := table.columns[name]).plain}
-        first = set(pair.before.keys.get(table.was, ("",)))
-        self.unique_before = first <= plain and bool(table.was) and not table.made
-        self.source = f"{table.source} LEFT JOIN {self.full} AS {MIGRATED} ON {self.on}"
-        self.there = f"{MIGRATED}.{quoted(self.keys[0])} IS NOT NULL"
-
-    def differs(self, name: str) -> str:
-        """SQL that is true where a column is not as it must be."""
-        column = self.table.columns[name]
-        if column.checks:
-            return f"({' OR '.join(column.checks)}) IS NOT TRUE"
-        return self.pair.differ(column.sql, f"{MIGRATED}.{quoted(name)}", self._kind(column), self.real[name])
-
-    def where(self, *conditions: str) -> str:
-        """A where-clause with the table's own conditions."""
-        return " WHERE " + self._all([*self.table.where, *conditions]) if self.table.where or conditions else ""
-
-    def unmatched(self, condition: str = "") -> str:
-        """Rows of the migrated table that nothing was before, as from- and where-clause."""
-        inner = f"SELECT 1 FROM {self.table.source}{self.where(self.on)}"
-        return f"{self.full} AS {MIGRATED} WHERE NOT EXISTS ({inner}){condition and f' AND {condition}'}"
-
-    def _match(self, name: str) -> str:
-        column = self.table.columns[name]
-        return self.pair.match(f"{MIGRATED}.{quoted(name)}", column.sql, self.real[name], self._kind(column))
-
-    def _kind(self, column: Column) -> Kind:
-        return self.pair.before.tables[self.table.was][column.was] if column.plain else Kind()
-
-    @staticmethod
-    def _all(conditions: Any) -> str:
-        return " AND ".join(conditions)
-
-
-def _joined(pair: Pair, table: Table, found: _Found) -> None:
+def _joined(pair: Pair, table: Table, found: Found) -> None:
     """Compare a table in one pass; look closer only where something is not as it must be."""
-    found.after = _count(pair, _full(pair.after.name, table.name))
+    found.after = _count(pair, full(pair.after.name, table.name))
     for name in table.columns.keys() - pair.after.tables[table.name].keys():
         found.wrong(name, "missing", found.after or 1)
     for name in pair.after.tables[table.name].keys() - table.columns.keys():
@@ -247,9 +143,9 @@ def _joined(pair: Pair, table: Table, found: _Found) -> None:
     if not pair.after.keys.get(table.name) and not table.key:
         _without_key(pair, table, found)
         return
-    join = _Join(pair, table)
+    join = Join(pair, table)
     tests = {one.name: join.differs(one.name) for one in join.columns}
-    any_differs = " OR ".join(f"({test})" for test in tests.values())
+    any_differs = " OR ".join(f"({test})" for test in tests.values()) or "1 = 0"
     row = pair.first(
         f"SELECT COUNT(*), SUM({join.there}), SUM({join.there} AND ({any_differs})) FROM {join.source}{join.where()}"
     )
@@ -273,7 +169,7 @@ def _joined(pair: Pair, table: Table, found: _Found) -> None:
             found.wrong("", "differs", abs(found.after - extra - matched))
 
 
-def _bijective(pair: Pair, join: _Join, found: _Found) -> None:
+def _bijective(pair: Pair, join: Join, found: Found) -> None:
     """No two rows may share a key where no primary key keeps them from it: counts would hide it."""
     table = join.table
     for unique, kind, source, where, names in (
@@ -287,7 +183,7 @@ def _bijective(pair: Pair, join: _Join, found: _Found) -> None:
                 found.wrong("", kind, count)
 
 
-def _differing(pair: Pair, join: _Join, tests: Mapping[str, str], found: _Found) -> None:
+def _differing(pair: Pair, join: Join, tests: Mapping[str, str], found: Found) -> None:
     sums = ", ".join(f"SUM({join.there} AND ({test}))" for test in tests.values())
     counts = pair.first(f"SELECT {sums} FROM {join.source}{join.where()}")
     for (name, test), count in zip(tests.items(), counts, strict=True):
@@ -302,7 +198,7 @@ def _differing(pair: Pair, join: _Join, tests: Mapping[str, str], found: _Found)
             found.wrong(name, "differs", int(count), examples)
 
 
-def _rows(pair: Pair, join: _Join, *, missing: bool, new: str = "") -> list[dict[str, Any]]:
+def _rows(pair: Pair, join: Join, *, missing: bool, new: str = "") -> list[dict[str, Any]]:
     """Some rows that are missing, or too many."""
     if missing:
         values = [join.table.columns[name].sql for name in join.keys]
@@ -314,7 +210,7 @@ def _rows(pair: Pair, join: _Join, *, missing: bool, new: str = "") -> list[dict
     return [_example(join, row, shown) for row in rows]
 
 
-def _example(join: _Join, row: Sequence[Any], values: Sequence[Any]) -> dict[str, Any]:
+def _example(join: Join, row: Sequence[Any], values: Sequence[Any]) -> dict[str, Any]:
     keys = {key: exports.text(join.table.name, key, value) for key, value in zip(join.keys, row, strict=False)}
     return {"key": keys, "before": values[0], "after": values[1]}
 
@@ -324,7 +220,7 @@ def _secret_table(table: Table, column: str) -> str:
     return table.was if exports.is_secret(table.was, column) else table.name
 
 
-def _without_key(pair: Pair, table: Table, found: _Found) -> None:
+def _without_key(pair: Pair, table: Table, found: Found) -> None:
     """Compare a table without a primary key, as somebody's own may be: the same rows, each as often."""
     kinds = pair.after.tables[table.name]
     names = [name for name in table.columns if name in kinds]
@@ -334,7 +230,7 @@ def _without_key(pair: Pair, table: Table, found: _Found) -> None:
     listed = ", ".join(exact.values())
     one, other = (
         f"SELECT {listed}, COUNT(*) FROM {source} AS rows_of_it GROUP BY {listed}"
-        for source in (f"({table.select(names)})", _full(pair.after.name, table.name))
+        for source in (f"({table.select(names)})", full(pair.after.name, table.name))
     )
     for kind, query in (("missing", f"{one} EXCEPT {other}"), ("extra", f"{other} EXCEPT {one}")):
         if count := _count(pair, f"({query}) AS different"):
@@ -343,9 +239,9 @@ def _without_key(pair: Pair, table: Table, found: _Found) -> None:
     found.rows, found.cells = found.after or 0, (found.after or 0) * len(names)
 
 
-def _by_check(pair: Pair, table: Table, found: _Found) -> None:
+def _by_check(pair: Pair, table: Table, found: Found) -> None:
     """Compare a table with what a check in Python says that it must hold."""
-    found.after = _count(pair, _full(pair.after.name, table.name))
+    found.after = _count(pair, full(pair.after.name, table.name))
     for name in table.columns.keys() ^ pair.after.tables[table.name].keys():
         found.wrong(name, "missing" if name in table.columns else "extra", found.after or 1)
     check: Callable[..., tuple[int, list[dict[str, Any]]]] = steps.CHECKS[table.by[0]] if table.by else steps.nothing
@@ -359,41 +255,8 @@ def _before(pair: Pair, table: Table, expected: int) -> int | None:
     if not table.was:
         return None
     whole = expected and not (table.where or table.filtered or table.made)
-    return expected if whole else _count(pair, _full(pair.before.name, table.was))
-
-
-def _full(schema: str, table: str) -> str:
-    return f"{quoted(schema)}.{quoted(table)}"
+    return expected if whole else _count(pair, full(pair.before.name, table.was))
 
 
 def _count(pair: Pair, source: str) -> int:
     return int(pair.first(f"SELECT COUNT(*) FROM {source}")[0])
-
-
-def _record(name: str) -> dict[str, Any]:
-    return {
-        "table": name,
-        "was": "",
-        "before": None,
-        "after": None,
-        "outcome": "",
-        "columns": [],
-        "new_rows": 0,
-        "dropped_rows": 0,
-        "why": [],
-        "seconds": 0.0,
-    }
-
-
-def _column(column: Column) -> dict[str, Any]:
-    return {
-        "column": column.name,
-        "was": column.was if column.was != column.name else "",
-        "outcome": column.outcome,
-        "release": column.release,
-        "why": column.why,
-    }
-
-
-def _unexplained(table: str, column: str, kind: str, count: int, examples: Sequence[Any]) -> dict[str, Any]:
-    return {"table": table, "column": column, "kind": kind, "count": count, "examples": list(examples)}

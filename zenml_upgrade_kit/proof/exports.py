@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from zenml_upgrade_kit import redact
-from zenml_upgrade_kit.proof.changes import Lost
+from zenml_upgrade_kit.proof.states import Lost
 from zenml_upgrade_kit.stores.pair import Pair
 
 SECRET = re.compile(

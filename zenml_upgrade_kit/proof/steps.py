@@ -13,7 +13,7 @@ from typing import Any
 
 from zenml_upgrade_kit.errors import StoreUnreadable
 from zenml_upgrade_kit.proof import exports
-from zenml_upgrade_kit.proof.changes import Table
+from zenml_upgrade_kit.proof.states import Table
 from zenml_upgrade_kit.stores.pair import Kind, Pair
 from zenml_upgrade_kit.stores.sqlite import quoted
 
