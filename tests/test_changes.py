@@ -3,16 +3,20 @@
 A store of 0.43.0 is filled and migrated, revision by revision, by the newest ZenML, and filled again at some releases.
 """
 
+import os
+import subprocess
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
+import databases
 import filled
 import pytest
 
 from zenml_upgrade_kit import releases
 from zenml_upgrade_kit.environments import Environment
 from zenml_upgrade_kit.proof import changes, comparison, entries
+from zenml_upgrade_kit.stores.address import Server
 
 LAST = "0.63.0"
 STAMPS = [stamp for stamp in filled.stamps() if (releases.position(stamp) or 0) <= (releases.position(LAST) or 0)]
@@ -62,7 +66,9 @@ def test_no_entry_can_be_missed(
     assert proof.unexplained or proof.not_checked
 
 
-@pytest.mark.parametrize("source", ["0.43.0", "0.47.0", "0.55.4"])
+@pytest.mark.parametrize(
+    "source", ["0.43.0", *(pytest.param(stamp, marks=pytest.mark.nightly) for stamp in ("0.46.1", "0.47.0", "0.55.4"))]
+)
 def test_every_difference_of_a_long_way_is_explained(
     chain: Path, environment: Callable[[str], Environment], tmp_path: Path, source: str
 ) -> None:
@@ -72,3 +78,34 @@ def test_every_difference_of_a_long_way_is_explained(
             filled.left(chain, source), tmp_path / f"{target}.db", source, target, exports=tmp_path / "exports"
         )
         assert (target, proof.unexplained, proof.not_checked) == (target, [], [])
+
+
+@pytest.mark.nightly
+def test_every_difference_on_mariadb_is_explained(
+    mysql_store: Callable[..., Server],
+    zenml_mariadb: Server,
+    environment: Callable[[str], Environment],
+    tmp_path: Path,
+) -> None:
+    before = mysql_store("0.43.0", on=zenml_mariadb)
+    for source, targets in (("0.43.0", ["0.46.1"]), ("0.46.1", ["0.47.0", "0.50.0", "0.51.0", "0.53.0", LAST])):
+        filled.fill(before)
+        after = before.using(f"{before.database}_{source.replace('.', '_')}")
+        databases.client(before, f"CREATE DATABASE {after.database} CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci")
+        databases.client(after, databases.run("mariadb-dump", before, before.database).decode())
+        for target in targets:
+            _migrate(environment("0.98.0").python, after, target, tmp_path)
+            proof = comparison.prove(before, after, source, target, exports=tmp_path / "exports")
+            assert (target, proof.unexplained, proof.not_checked) == (target, [], [])
+        before = after
+
+
+def _migrate(python: Path, server: Server, target: str, folder: Path) -> None:
+    """By ZenML's own alembic, to a revision on the way."""
+    code = (
+        "import os; from sqlalchemy import create_engine; from zenml.zen_stores.migrations.alembic import Alembic;"
+        f" Alembic(create_engine(os.environ['URL'])).upgrade({target!r})"
+    )
+    url = databases.zenml_url(server).replace("mysql:", "mysql+pymysql:")
+    variables = {**os.environ, "URL": url, "ZENML_CONFIG_PATH": str(folder), "ZENML_ANALYTICS_OPT_IN": "false"}
+    subprocess.run([str(python), "-c", code], check=True, cwd=folder, env=variables, stdout=subprocess.DEVNULL)
