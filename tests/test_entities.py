@@ -185,6 +185,31 @@ def test_a_kind_that_cannot_be_listed_is_an_error_of_that_kind(
     assert [row["detail"] for row in rows[2:]] == ["The secret of-bob changes; can be read: yes before, no afterwards."]
 
 
+def test_what_could_not_be_listed_before_either_is_not_the_upgrades_doing(sides: Sides) -> None:
+    before, after = ({**side, "errors": {"tags": "ValueError: a color"}} for side in sides("0.70.0"))
+    (row,) = [row for row in entities.changes(before, after) if row["change"] == "error"]
+    assert row["detail"] == "ZenML 0.70.0 and 0.98.0 cannot list tags: ValueError: a color."
+    assert row["expected"] == "it cannot be listed before the upgrade either"
+    (row,) = [row for row in entities.changes(sides("0.70.0")[0], after) if row["change"] == "error"]
+    assert "expected" not in row
+
+
+def test_what_is_gone_or_other_without_a_reason_is_told_without_one(sides: Sides) -> None:
+    before, after = (json.loads(json.dumps(side)) for side in sides("0.70.0"))
+    after["entities"]["models"].clear()
+    after["entities"]["pipelines"][0]["name"] = "another"
+    next(user for user in after["entities"]["users"] if user["name"] == "default")["is_admin"] = False
+    after["runs"] = 4
+    told = {row["detail"] for row in entities.changes(before, after) if "expected" not in row}
+    was = {entity["id"]: entity["name"] for entity in before["entities"]["pipelines"]}
+    assert told == {
+        "The model forecast is gone.",
+        f"The pipeline {was[after['entities']['pipelines'][0]['id']]} is called another afterwards.",
+        "The user default changes; may administrate: yes before, no afterwards.",
+        "Runs: 5 before, 4 afterwards.",
+    }
+
+
 @pytest.mark.parametrize("version", ["0.43.0", "0.70.0"])
 def test_all_workspaces_are_listed(
     store: Callable[[str], Path], environment: Environments, tmp_path: Path, version: str

@@ -83,6 +83,13 @@ EXPECTED: tuple[Rule, ...] = (
         _suffixed(_OWN_ID),
         "names must be unique: one used twice gets the beginning of its id",
     ),
+    (
+        "0.90.0rc0",
+        "new",
+        {"pipelines"},
+        lambda _, new: new["name"] == "unlisted",
+        "what was run without a pipeline belongs to it now",
+    ),
     ("0.91.0", "new", {"components"}, _default("deployer"), "a deployer joins the default stack"),
     (
         "0.91.0",
@@ -124,14 +131,10 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[dict[st
     """What differs between two listings: ``kind``, ``before``, ``after`` (names, "" for none), ``change``, ``detail``.
 
     change: ``renamed``, ``merged``, ``new``, ``gone``, ``changed`` or ``error``. detail: a sentence. ``expected`` says
-    why a crossed release does that, and ``release`` which; without them nobody knows why. Matched by id, else by name;
-    of kinds that were cut, what has no match is left out, since it may be beyond the limit.
+    why a crossed release does that, and ``release`` which ("" for none); without them nobody knows why. Matched by id,
+    else by name; of kinds that were cut, what has no match is left out, since it may be beyond the limit.
     """
-    found = [
-        _row(kind, "", "", "error", f"ZenML {side['zenml']} cannot list {_plural(kind)}: {why}.")
-        for side in (before, after)
-        for kind, why in side["errors"].items()
-    ]
+    found = list(_errors(before, after))
     failed, cut = {**before["errors"], **after["errors"]}, {**before["cut"], **after["cut"]}
     found += _figures(before, after, failed)
     crossed = [rule for rule in EXPECTED if _crosses(before, after, rule[0])]
@@ -154,6 +157,17 @@ def _crosses(before: Mapping[str, Any], after: Mapping[str, Any], release: str) 
 
 def _row(kind: str, before: Any, after: Any, change: str, detail: str) -> dict[str, Any]:
     return {"kind": kind, "before": str(before), "after": str(after), "change": change, "detail": detail}
+
+
+def _errors(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """What cannot be listed; where it is not the upgrade's doing, that is expected."""
+    for kind in sorted(before["errors"].keys() | after["errors"].keys()):
+        sides = [side for side in (before, after) if kind in side["errors"]]
+        who = " and ".join(side["zenml"] for side in sides)
+        row = _row(kind, "", "", "error", f"ZenML {who} cannot list {_plural(kind)}: {sides[-1]['errors'][kind]}.")
+        if before in sides:
+            row.update(expected="it cannot be listed before the upgrade either", release="")
+        yield row
 
 
 def _figures(

@@ -16,15 +16,12 @@ Values of secrets are fetched, which shows whether they can be read, and thrown 
 
 import inspect
 import json
-import os
 import sys
 import typing
 
 PAGE = 100
 PAGES = 200
 """Of one kind at most: 0.43 names an artifact once for each of its versions."""
-USER = "ZENML_DEFAULT_USER_NAME"
-"""The user that a client without a server is, in every release."""
 KINDS = (
     ("users", ["list_users"], ["is_admin", "active"]),
     ("runs", ["list_pipeline_runs", "list_runs"], ["status"]),
@@ -163,19 +160,17 @@ class Lister:
 
     def secrets(self, project):
         """Secrets and whether they can be read, as each user: from 0.80 on nobody sees another's private ones."""
-        store, before = self.client.zen_store, os.environ.get(USER)
-        names = [user["name"] for user in self.entities.get("users", {}).values()]
-        each = names if hasattr(store, "_get_default_user") else [None]
-        for name in each:
-            if name is not None:
-                os.environ[USER], store._default_user = name, None
+        store = self.client.zen_store
+        accounts = [*self.entities.get("users", {}), *self.entities.get("service_accounts", {})]
+        each = accounts if hasattr(store, "_get_default_user") else [None]
+        for account in each:
+            if account is not None:
+                store._default_user = store.get_user(account)  # whom it takes us for
             for item in self.pages("secrets", ["list_secrets"], project):
                 if str(item.id) not in self.entities["secrets"]:
                     entity = {"name": item.name, "id": str(item.id), "readable": self.readable(item)}
                     self.entities["secrets"][entity["id"]] = entity
         if each != [None]:
-            os.environ.pop(USER, None)
-            os.environ.update({USER: before} if before is not None else {})
             store._default_user = None
 
     def readable(self, item):

@@ -44,7 +44,7 @@ def holders(database: Path | Server, waiting: Collection[int]) -> tuple[str, ...
             return tuple(_processes(database, waiting))
         with closing(mysql.connect(database.using("information_schema"))) as connection:
             return tuple(_sessions(connection, database.database, waiting))
-    except (KitError, OSError) as error:
+    except (KitError, OSError, ValueError) as error:
         return (f"who holds it cannot be seen: {getattr(error, 'found', error)}",)
 
 
@@ -94,8 +94,10 @@ def _statement(row: Any) -> str:
 
 def _processes(path: Path, waiting: Collection[int]) -> Iterator[str]:
     files = {os.path.realpath(path), *(str(sqlite.beside(Path(os.path.realpath(path)), s)) for s in sqlite.SIDE_FILES)}
-    locking = set(_locking(path)) - set(waiting)
-    for process in sorted(locking or set(_opening(files)) - set(waiting)):
+    opening = set(_opening(files)) - set(waiting)
+    unseen = {process for process in _locking(path) if not os.access(f"/proc/{process}/fd", os.R_OK)}
+    locking = (set(_locking(path)) & (opening | unseen)) - set(waiting)  # another disk may have a file of that number
+    for process in sorted(locking or opening):
         name = _read(Path(f"/proc/{process}/comm"), lambda text: text.strip()) or "unknown"
         yield f"process {process} ({name}) {'has locked' if process in locking else 'has open'} {path}"
 
