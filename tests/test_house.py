@@ -18,14 +18,14 @@ PACKAGE = ROOT / "zenml_upgrade_kit"
 FLOORS = [
     {"errors", "findings", "redact", "words"},
     {"packing", "places", "plan", "releases", "runs"},
-    {"archive", "checks", "environments", "managed", "probing", "pythons", "recipes", "schedule", "stores"},
-    {"artifacts", "backup", "decision", "demo", "drill", "inventory", "preflight", "rehearsal", "restore", "retention"}
-    | {"smoke", "upgrade"},
+    {"archive", "checks", "environments", "managed", "probing", "proof", "pythons", "recipes", "schedule", "stores"},
+    {"artifacts", "backup", "copies", "copy_servers", "decision", "demo", "drill", "entities", "inventory", "migration"}
+    | {"paths", "preflight", "reference", "rehearsal", "restore", "retention", "smoke", "upgrade"},
     {"tables"},
-    {"artifact_views"},
+    {"artifact_views", "rehearsal_views"},
     {"report", "show", "terminal"},
     {"workbook"},
-    {"artifact_commands", "backup_commands"},
+    {"artifact_commands", "backup_commands", "copy_commands"},
     {"cli", "__main__"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

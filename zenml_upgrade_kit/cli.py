@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from zenml_upgrade_kit import __version__, artifact_commands, backup_commands
+from zenml_upgrade_kit import __version__, artifact_commands, backup_commands, copy_commands
 from zenml_upgrade_kit import plan as plans
 from zenml_upgrade_kit.errors import BadPlan, KitError
 from zenml_upgrade_kit.findings import Severity, Status, StepResult, Verdict
@@ -246,6 +246,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("run", metavar="RUN", help="folder of the run")
     one.add_argument("--yes", action="store_true", help="do it; without this, only say what would be done")
 
+    copy_commands.add(command)
     artifact_commands.add(command)
     backup_commands.add(command)
     return parser
