@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import databases
@@ -101,7 +103,6 @@ def server(mysql_store: OldStore, zenml_mariadb: Server) -> Iterator[Server]:
     yield mysql_store("0.70.0", zenml_mariadb)
     for name in ours(zenml_mariadb):
         databases.client(zenml_mariadb, f"DROP DATABASE `{name}`")
-    print("OPEN", databases.client(zenml_mariadb, "SHOW PROCESSLIST"))
 
 
 @pytest.fixture
@@ -495,7 +496,19 @@ def test_a_disk_that_fills_up_while_a_copy_is_loaded_is_told_as_that(apart: Rehe
         facts = apart.saved.manifest["server"]
         with scratch.scratch(small, facts, "drill") as fresh, pytest.raises(PlaceUnusable, match="no room") as raised:
             drill.fill(apart.saved, fresh, None)
-    assert "full" in raised.value.found
+    assert "No more room" in raised.value.found
+
+
+def test_a_private_server_that_dies_of_a_full_disk_is_told_as_that(
+    apart: Rehearsal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: object) -> None:
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=4096))
+        raise StoreUnreadable("lost", expected="", found="", remedy="")
+
+    monkeypatch.setattr(drill, "fill", lost)
+    with apart.site() as site, pytest.raises(PlaceUnusable, match="no room"):
+        site.restore("before")
 
 
 # what ZenML is told

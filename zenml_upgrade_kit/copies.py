@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 from zenml_upgrade_kit import copy_servers, drill, places
 from zenml_upgrade_kit.archive import Backup
+from zenml_upgrade_kit.copy_servers import listed as listed
 from zenml_upgrade_kit.copy_servers import variables as variables
 from zenml_upgrade_kit.errors import BackupUnusable, BadPlan, KitError, RunUnusable, StoreUnreadable
 from zenml_upgrade_kit.findings import Finding
@@ -28,8 +29,8 @@ from zenml_upgrade_kit.stores.mysql import Connection
 STEP, NAMES, LOCK = "30_rehearsal", ("before", "migrated"), "copies"
 EMPTY = 126 << 20
 """Bytes of an empty data folder of MariaDB."""
-PATIENCE = 5
-"""Seconds that a server may need to notice that a process is gone."""
+LEAST = 32 << 20
+"""Bytes that must be free for a MariaDB to go on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +73,9 @@ class Site:
                     found="; ".join(problems[:5]),
                     remedy="make another backup with 20_backup, then try again",
                 )
-        except BaseException:
+        except BaseException as error:
+            if self.kind == "private" and isinstance(error, StoreUnreadable):
+                places.room(_folder(self.step.run), LEAST)  # a MariaDB dies of a full disk without a word
             with suppress(KitError):  # it is listed as one of this run
                 self.remove(copy)
             raise
@@ -186,7 +189,7 @@ def _chosen(step: Step, backup: Backup, choices: RehearsalChoices) -> Iterator[S
 def _wanted(step: Step, backup: Backup, choices: RehearsalChoices) -> tuple[Server | None, str]:
     """The server that copies should go to, and why they cannot, "" when they can."""
     if choices.private and not choices.server:
-        return None, "as the plan says"
+        return None, copy_servers.AS_PLANNED
     server = drill.server_at(choices.server) if choices.server else locate(step.plan.store).server
     return server, copy_servers.why_not(server, backup, len(NAMES)) if server else "the store is a file now"
 
@@ -212,21 +215,17 @@ def reopen(run: Run) -> Iterator[tuple[Path | Server, Path | Server]]:
             there += [path.name for path in folder.glob("*.db")]
             for name, copy in zip(NAMES, (before, migrated), strict=True):
                 if copy not in there:
-                    raise _gone(run, name)
+                    raise RunUnusable(
+                        f"the copy {name} of {run.folder} is not there",
+                        expected="the copies that 30_rehearsal left; 60_decision removes them",
+                        found="nothing",
+                        remedy="run 30_rehearsal again",
+                    )
                 if server:
                     stack.callback(scratch.release, scratch.hold(server, copy), copy)
             yield (server.using(before), server.using(migrated)) if server else (folder / before, folder / migrated)
     finally:
         run.release(LOCK)
-
-
-def _gone(run: Run, name: str) -> RunUnusable:
-    return RunUnusable(
-        f"the copy {name} of {run.folder} is not there",
-        expected="the copies that 30_rehearsal left; 60_decision removes them",
-        found="nothing",
-        remedy="run 30_rehearsal again",
-    )
 
 
 def _folder(run: Run) -> Path:
@@ -266,25 +265,13 @@ def _remove(run: Run, names: Sequence[str] = ()) -> list[str]:
         if names and one["name"] not in names:
             continue
         if one["server"]:
-            _drop(one["server"], one["name"])
+            copy_servers.drop(one["server"], one["name"])
         elif Path(one["where"]).is_dir():
             shutil.rmtree(one["where"])
         else:
             Path(one["where"]).unlink()
         done.append(f"removed {one['where']}")
     return done
-
-
-def _drop(server: Server, name: str) -> None:
-    """Remove a schema; the server may need a moment to notice that a process was killed."""
-    until = time.monotonic() + PATIENCE
-    while True:
-        try:
-            return scratch.remove(server, name)
-        except BadPlan:
-            if time.monotonic() > until:
-                raise
-        time.sleep(0.2)
 
 
 def of_run(run: Run) -> list[dict[str, Any]]:
@@ -296,33 +283,15 @@ def of_run(run: Run) -> list[dict[str, Any]]:
         path.name: {"name": path.name, "where": str(path), "server": None, "state": "of this run"}
         for path in sorted(_folder(run).glob("*"))
     }
-    state: Mapping[str, Any] = {}
+    here, state = (str(run.folder), socket.gethostname()), dict[str, Any]()
     with suppress(RunUnusable):  # a damaged result tells nothing
         state = (result.facts if (result := run.result(STEP)) else {}).get("copies") or {}
     named = {given for given in (state.get("named"), run.plan.rehearsal.server) if given}
     for given in (*sorted(named), run.plan.store):
         with nullcontext() if state.get("kind") == "schema" else suppress(KitError):  # it may be gone by now
             if server := locate(given).server:
-                for one in listed(server):
-                    if one["purpose"] == scratch.COPY and _belongs(one, run, state):
+                for one in filter(lambda one: one["purpose"] == scratch.COPY, listed(server)):
+                    if (one["run"], one["host"]) == here or one["name"] in state.get("copies", {}).values():
                         where = f"the schema {one['name']} on {server.using('').name}"
                         found[one["name"]] = {**one, "where": where, "server": server}
     return list(found.values())
-
-
-def _belongs(schema: Mapping[str, Any], run: Run, state: Mapping[str, Any]) -> bool:
-    here = (schema["run"], schema["host"]) == (str(run.folder), socket.gethostname())
-    return here or schema["name"] in state.get("copies", {}).values()
-
-
-def listed(server: Server) -> list[dict[str, Any]]:
-    """Schemas of ours on a server, as :func:`scratch.leftovers`, with ``state``, one of these.
-
-    ``in use``, ``of a run that is there``, ``of another host`` whose runs cannot be seen from here, ``left over``.
-    """
-    found = scratch.leftovers(server)
-    for one in found:
-        here, kept = one["host"] == socket.gethostname(), one["purpose"] == scratch.COPY and one["run"]
-        there = "of a run that is there" if Path(one["run"]).is_dir() else "left over"
-        one["state"] = "in use" if one["alive"] else "left over" if not kept else there if here else "of another host"
-    return found

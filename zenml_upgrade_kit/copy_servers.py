@@ -6,6 +6,7 @@ Finding of this module: RH906 copies are not beside the store, why, and how the 
 from __future__ import annotations
 
 import math
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
@@ -26,8 +27,12 @@ from zenml_upgrade_kit.stores.mysql import Connection, quoted
 
 SAME = ("flavour", "version", "sql_mode", "lower_case_table_names")
 """What servers should have in common; of a version its series, as in 10.11."""
+AS_PLANNED = "as the plan says"
+REMEDY = "Put right what is missing, or name a server like the store's with rehearsal.server; or take it into account."
 BOUND = 32 << 20
 """Bytes of the largest table that are read to measure a server."""
+PATIENCE = 5
+"""Seconds that a server may need to notice that a process is gone."""
 TLS_SINCE = "0.74.0"
 """The first release that knows the setting ``ssl``; earlier ones do not start with it, and use TLS with files only."""
 
@@ -64,9 +69,7 @@ def unlike(server: Server, backup: Backup, why: str) -> tuple[Finding, ...]:
             severity=Severity.WARN if differing else Severity.INFO,
             subject=f"{here['flavour']} {here['version']}",
             message=message,
-            remedy="Name a server of that flavour and version with rehearsal.server, or put right what is missing."
-            if differing
-            else "",
+            remedy="" if why == AS_PLANNED and not differing else REMEDY,
             data={"source": source, "copies": here, "why": why, "differing": differing},
         ),
     )
@@ -112,6 +115,31 @@ def private_server(data: Path, options: Mapping[str, str], why: str = "") -> Ite
                 ) from None
         password = private.new_account(root, "zenml")
         yield replace(root, user="zenml", password=password, socket="")
+
+
+def listed(server: Server) -> list[dict[str, Any]]:
+    """Schemas of ours on a server, as :func:`scratch.leftovers`, with ``state``, one of these.
+
+    ``in use``, ``of a run that is there``, ``of another host`` whose runs cannot be seen from here, ``left over``.
+    """
+    found = scratch.leftovers(server)
+    for one in found:
+        here, kept = one["host"] == socket.gethostname(), one["purpose"] == scratch.COPY and one["run"]
+        there = "of a run that is there" if Path(one["run"]).is_dir() else "left over"
+        one["state"] = "in use" if one["alive"] else "left over" if not kept else there if here else "of another host"
+    return found
+
+
+def drop(server: Server, name: str) -> None:
+    """Remove a schema; the server may need a moment to notice that a process was killed."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return scratch.remove(server, name)
+        except BadPlan:
+            if time.monotonic() > until:
+                raise
+        time.sleep(0.2)
 
 
 def variables(database: Path | Server, release: str = "") -> dict[str, str]:

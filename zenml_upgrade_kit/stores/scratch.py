@@ -246,9 +246,7 @@ def _create(connection: Connection, purpose: str, default: str) -> str:
             if not left or not _default_of(connection, name):  # not for want of another name
                 raise
             connection.execute("SELECT RELEASE_LOCK(%s)", (name,))
-    raise BadPlan(
-        "no name is free for a scratch schema", expected="one of five", found="all of them taken", remedy="try again"
-    )
+    raise BadPlan("no name is free", expected="one of some", found="all of them taken", remedy="try again")
 
 
 def _lock(connection: Connection, name: str) -> bool:
