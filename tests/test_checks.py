@@ -217,3 +217,35 @@ def test_many_differences_are_counted_and_kept_as_data() -> None:
     assert "and " in finding.message
     assert "more" in finding.message
     assert len(finding.data["differences"]) > 50
+
+
+# --- a server's database
+
+
+def on_a_server(**changes: Any) -> StoreFacts:
+    name = "mysql://zenml@db:3306/zenml"
+    return replace(facts(), **{"engine": "mysql", "path": name, "size": 0, "journal_mode": "", **changes})
+
+
+def test_a_healthy_server_passes_what_is_not_about_files() -> None:
+    told = outcomes(on_a_server())
+    assert {told.pop(check_id) for check_id in ("DB006", "DB007", "DB008")} == {"not_applicable"}
+    assert set(told.values()) == {"passed"}
+
+
+def test_an_empty_database_on_a_server_is_no_store() -> None:
+    finding = found(on_a_server(tables={}, stamps=()))["DB003"]
+    assert "mysql://zenml@db:3306/zenml is empty" in finding.message
+    assert "name of the database" in finding.remedy
+
+
+def test_a_database_of_another_program_on_a_server_is_no_store() -> None:
+    finding = found(on_a_server(tables={"notes": ["id"]}, stamps=()))["DB003"]
+    assert "not a ZenML store" in finding.message
+    assert "zenml.db" not in finding.remedy
+
+
+def test_a_server_that_cannot_be_read_says_what_helps() -> None:
+    finding = found(on_a_server(tables={}, stamps=(), error="no grant", remedy="GRANT SELECT ON `z`.* TO the user z"))
+    assert finding.keys() == {"DB011"}
+    assert finding["DB011"].remedy == "GRANT SELECT ON `z`.* TO the user z."

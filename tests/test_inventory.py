@@ -15,7 +15,7 @@ import pytest
 from zenml_upgrade_kit import inventory, releases, stores
 from zenml_upgrade_kit.artifacts import locations, selection
 from zenml_upgrade_kit.environments import Environment
-from zenml_upgrade_kit.stores import Store, locate, sqlite
+from zenml_upgrade_kit.stores import Store, locate, mysql, sqlite
 from zenml_upgrade_kit.stores.address import Server
 
 EVERY_SETTING = selection.Sample(per_type=1, stages=("production",), used_days=30)
@@ -277,3 +277,19 @@ def test_the_newest_of_each_type_are_found_page_by_page_on_a_server(
         ]
     assert whole == paged
     assert len(kinds) == len(set(kinds)) > 5
+
+
+def test_what_is_asked_of_a_server_is_common_sql(
+    mysql_store: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a server insists that what is selected is grouped by, as MySQL does."""
+    store, connect = on_a_server(mysql_store("0.70.0")), mysql.connect
+    held = inventory.take(store), rows_of(store)
+
+    def insisting(server: Server, **options: Any) -> mysql.Connection:
+        connection = connect(server, **options)
+        connection.execute("SET SESSION sql_mode = 'ONLY_FULL_GROUP_BY,ANSI_QUOTES,STRICT_ALL_TABLES'")
+        return connection
+
+    monkeypatch.setattr(mysql, "connect", insisting)
+    assert (inventory.take(store), rows_of(store)) == held
