@@ -4,8 +4,10 @@ A store of 0.43.0 is filled and migrated, revision by revision, by the newest Ze
 """
 
 import os
+import sqlite3
 import subprocess
 from collections.abc import Callable
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 
@@ -42,6 +44,19 @@ def proven(chain: Path, source: str, target: str, tmp_path: Path) -> comparison.
 
 def test_every_table_and_column_that_comes_or_goes_has_its_why() -> None:
     assert changes.flaws() == []
+
+
+def test_every_table_gets_new_rows_wherever_the_store_is_filled(chain: Path) -> None:
+    for stamp in filled.REFILLED:
+        counts = []
+        for path in (chain / f"{stamp}.db", chain / f"{stamp}.filled.db"):
+            with closing(sqlite3.connect(path)) as connection:
+                tables = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+                counts.append(
+                    {name: connection.execute(f'SELECT COUNT(*) FROM "{name}"').fetchone() for name in tables}
+                )
+        unchanged = {name for name, count in counts[0].items() if counts[1][name] == count}
+        assert (stamp, unchanged - filled.LEFT_ALONE) == (stamp, set())
 
 
 @pytest.mark.parametrize(("source", "target"), HOPS)
