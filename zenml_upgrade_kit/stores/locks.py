@@ -24,14 +24,27 @@ _BLOCKERS = (
         "SELECT DISTINCT thread_id, CONCAT('has locked ', table_name, ' (', lock_mode, ')')"
         " FROM information_schema.metadata_lock_info WHERE lock_type LIKE 'Table%%' AND table_schema = %s"
     ),
+    (  # MySQL
+        "SELECT DISTINCT b.processlist_id, 'has locked rows that are waited for'"
+        " FROM performance_schema.data_lock_waits w"
+        " JOIN performance_schema.threads r ON r.thread_id = w.requesting_thread_id"
+        " JOIN performance_schema.threads b ON b.thread_id = w.blocking_thread_id WHERE r.processlist_db = %s"
+    ),
+    (  # MariaDB
+        "SELECT DISTINCT b.trx_mysql_thread_id, 'has locked rows that are waited for'"
+        " FROM information_schema.innodb_lock_waits w"
+        " JOIN information_schema.innodb_trx r ON r.trx_id = w.requesting_trx_id"
+        " JOIN information_schema.innodb_trx b ON b.trx_id = w.blocking_trx_id"
+        " JOIN information_schema.processlist p ON p.id = r.trx_mysql_thread_id WHERE p.db = %s"
+    ),
     (
         "SELECT trx_mysql_thread_id, CONCAT('has a transaction open since ', trx_started, ' (server time)')"
         " FROM information_schema.innodb_trx JOIN information_schema.processlist ON id = trx_mysql_thread_id"
         " WHERE COALESCE(db, '') IN ('', %s)"
     ),
-    "SELECT id, CONCAT('is connected to ', db) FROM information_schema.processlist WHERE db = %s",
+    "SELECT id, CONCAT('may have locked a table of ', db) FROM information_schema.processlist WHERE db = %s",
 )
-"""Session and what it does, the surest first; a server that lacks a table, or a grant for it, is asked the next."""
+"""Session and what it does; a server may lack some tables, or the grants. The last is for when no other knows anybody."""
 
 
 def holders(database: Path | Server, waiting: Collection[int]) -> tuple[str, ...]:
@@ -63,14 +76,15 @@ def _sessions(connection: mysql.Connection, schema: str, waiting: Collection[int
         row = sessions[number]
         if row["Command"] != "Sleep":
             yield f"session {number} of the migration, for {row['Time']} s: {row['State'] or 'busy'}: {_statement(row)}"
-    found: dict[int, list[str]] = {}
-    for query in _BLOCKERS[:-1] if any(_ask(connection, query, schema) for query in _BLOCKERS[:-1]) else _BLOCKERS:
-        for number, what in _ask(connection, query, schema):
-            found.setdefault(int(number), []).append(str(what))
     me = int(connection.execute("SELECT CONNECTION_ID()")[0][0])
+    found: dict[int, list[str]] = {}
+    for query in _BLOCKERS:
+        if query is not _BLOCKERS[-1] or not found:
+            for number, what in _ask(connection, query, schema):
+                if int(number) not in (*waiting, me):
+                    found.setdefault(int(number), []).append(str(what))
     for number, reasons in found.items():
-        if number not in (*waiting, me):
-            yield _session(number, sessions.get(number), reasons)
+        yield _session(number, sessions.get(number), reasons)
 
 
 def _ask(connection: mysql.Connection, query: str, schema: str) -> list[Any]:
