@@ -19,7 +19,7 @@ from databases import client, zenml_url
 
 from zenml_upgrade_kit.errors import BadPlan, KitError
 from zenml_upgrade_kit.probing import Environment, run_command
-from zenml_upgrade_kit.proof import changes, comparison, entries, exports
+from zenml_upgrade_kit.proof import changes, comparison, entries, exports, steps
 from zenml_upgrade_kit.proof.comparison import Proof
 from zenml_upgrade_kit.proof.states import Expectation
 from zenml_upgrade_kit.stores import mysql
@@ -332,6 +332,21 @@ def test_step_configurations_are_those_of_the_deployments(
     assert ("step_configuration", *place) in found(prove(copy, tmp_path))
 
 
+def test_a_step_is_the_same_in_other_words_that_a_migration_writes() -> None:
+    model = {"name": "m", "version": 3, "suppress": True}
+    step = {"config": {"name": "größe", "model_artifacts_or_metadata": {"x": {"model": model, "artifact_name": "a"}}}}
+    lazy = {"artifact_name": "a", "model_name": "m", "model_version": "3"}
+    after = {"config": {"name": "größe", "model_artifacts_or_metadata": {"x": lazy}}}
+    text = json.dumps({"größe": step, "b": {}}, ensure_ascii=False)
+    rows = [(1, "b", "{}"), (0, "größe", json.dumps(after))]
+    assert list(steps._wrong(text, rows, [])) == []
+    wrong = [(0, "größe", json.dumps(after).replace('"3"', '"4"')), (1, "b", '{"a": 1}')]
+    assert [(column, kind, key) for column, kind, key, *_ in steps._wrong(text, wrong, [])] == [
+        ("config", "differs", {"name": "größe"}),
+        ("config", "differs", {"name": "b"}),
+    ]
+
+
 @old_only
 def test_what_is_dropped_is_kept_in_files_for_the_user_alone(migrated: tuple[Path, Path, str], tmp_path: Path) -> None:
     proof = prove(migrated, tmp_path)
@@ -415,8 +430,8 @@ def test_a_migration_on_mariadb_is_proven_and_whatever_is_changed_in_it_is_found
             mutations.make(execute, kind)
     mutations.check(prove((before, after, "0.70.0"), tmp_path))
 
-    client(after, "UPDATE user SET name = UPPER(name)")  # equal to the collation
-    assert ("user", "name", "differs") in found(prove((before, after, "0.70.0"), tmp_path))
+    client(after, "UPDATE step_run SET status = UPPER(status)")  # equal to the collation
+    assert ("step_run", "status", "differs") in found(prove((before, after, "0.70.0"), tmp_path))
 
 
 def entry(**more: Any) -> dict[str, Any]:

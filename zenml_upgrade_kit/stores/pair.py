@@ -104,6 +104,8 @@ class Pair:
 
         of, to: the kinds of the two where they are columns; ``Kind()`` for any other expression.
         """
+        if one == "NULL":
+            return f"({other}) IS NOT NULL"
         if self._sqlite:
             return f"+({one}) IS NOT +({other})"  # the sign keeps a column's affinity from making '1' of 1
         if of.type == to.type and of.type in EXACT:
