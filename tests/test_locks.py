@@ -41,7 +41,8 @@ def waiting(server: Server, statement: str) -> Iterator[int]:
     try:
         until = time.monotonic() + 5
         while "'" not in "".join(locks.holders(server, [number])) and time.monotonic() < until:
-            time.sleep(0.05)
+            time.sleep(0.2)  # InnoDB tells the same for as long as it is asked every 0.1 s
+        time.sleep(0.2)
         yield number
     finally:
         locks.end(server, [number])

@@ -44,7 +44,7 @@ _BLOCKERS = (
     ),
     "SELECT id, CONCAT('may have locked a table of ', db) FROM information_schema.processlist WHERE db = %s",
 )
-"""Session and what it does; a server may lack some tables, or the grants. The last is for when no other knows anybody."""
+"""Session and what it does; a server may lack tables, or the account grants. The last is for when none else knows."""
 
 
 def holders(database: Path | Server, waiting: Collection[int]) -> tuple[str, ...]:
