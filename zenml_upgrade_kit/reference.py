@@ -32,7 +32,9 @@ def half_migrated(
     made = None
     try:
         made = site.empty("reference")
-        hop = migration.migrate(environment, made, folder=folder, variables=copies.variables(made), timeout=PATIENCE)
+        hop = migration.migrate(
+            environment, made, folder=folder, variables=copies.variables(made, environment.version), timeout=PATIENCE
+        )
         if hop.error or hop.reached != stamp:
             found = hop.error["message"].splitlines()[0] if hop.error else f"it makes one of {hop.reached}"
             return [], [f"the shape of the database: ZenML {environment.version} made no empty one to compare: {found}"]

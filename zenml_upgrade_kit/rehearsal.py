@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from zenml_upgrade_kit import copies, entities, environments, migration, paths, reference, releases, stores, words
 from zenml_upgrade_kit.archive import Backup
 from zenml_upgrade_kit.backup import of_run
@@ -28,7 +30,7 @@ from zenml_upgrade_kit.plan import RehearsalChoices
 from zenml_upgrade_kit.probing import Environment
 from zenml_upgrade_kit.proof import comparison, entries
 from zenml_upgrade_kit.proof.comparison import Proof
-from zenml_upgrade_kit.runs import Step
+from zenml_upgrade_kit.runs import Step, write_whole
 from zenml_upgrade_kit.stores.address import Server
 
 LISTING = 900.0
@@ -119,7 +121,7 @@ class _Attempt:
         for number, environment in enumerate(stops):
             self.tell(f"migrating the copy with ZenML {environment.version}")
             folder = self.step.work / "migration" / f"{number}-{environment.version}"
-            variables = {**copies.variables(database), **self.variables}
+            variables = {**copies.variables(database, environment.version), **self.variables}
             timeout = self.chosen.timeout
             done.append(migration.migrate(environment, database, folder=folder, variables=variables, timeout=timeout))
             if done[-1].error:
@@ -211,7 +213,8 @@ class _Attempt:
         self.tell("listing with both releases what people see")
         listed = {}
         for name, environment, database in (("before", source, before), ("after", target, after)):
-            folder, variables = self.step.work / "people" / name, copies.variables(database)
+            folder, variables = self.step.work / "people" / name, copies.variables(database, environment.version)
+            _as_active(self.step.run.config_yaml, folder / "config" / "config.yaml")
             began = time.monotonic()
             try:
                 listed[name] = entities.listed(environment, database, folder, variables, LISTING)
@@ -229,6 +232,17 @@ class _Attempt:
         if len(listed) == 2:
             self.facts["people"] = entities.changes(listed["before"], listed["after"])
             self.findings += _noticed(self.facts["people"])
+
+
+def _as_active(config: Path | None, copy: Path) -> None:
+    """What the user has made active, stack and project, and nothing else of a ZenML configuration."""
+    try:
+        held = yaml.safe_load(config.read_text(encoding="utf-8")) if config else None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        held = None
+    if isinstance(held, dict):
+        kept = {name: value for name, value in held.items() if str(name).startswith("active_")}
+        write_whole(copy, yaml.safe_dump(kept))
 
 
 def _told(done: Sequence[Hop], stamp: str) -> dict[str, Any]:
