@@ -194,10 +194,8 @@ def first(database: Database, table: str, column: str = "id") -> str:
     return str(rows(database, f"SELECT `{column}` FROM `{table}` ORDER BY created, id LIMIT 1")[0][0])
 
 
-def test_each_fault_of_an_old_store_stops_it_where_told_and_its_remedy_lets_it_go_on(
-    target: Environment, old: Path, folder: Path
-) -> None:
-    store = copied(old, folder)
+def spoil(store: Database) -> None:
+    """Plant every fault that a store of 0.46.0 can have."""
     model = {"workspace_id": first(store, "workspace"), **NOW}
     plant(store, "model", name="quoted", tags='["it\'s", "plain"]', **model)
     plant(store, "model", name="a parameter", tags='[":ml"]', **model)
@@ -220,6 +218,12 @@ def test_each_fault_of_an_old_store_stops_it_where_told_and_its_remedy_lets_it_g
     for text in ("[1]", "{broken: 'a password'", '{"a": {"x": NaN}}'):
         plant(store, "pipeline_deployment", like="1 = 1", step_configurations=text)
 
+
+def test_each_fault_of_an_old_store_stops_it_where_told_and_its_remedy_lets_it_go_on(
+    target: Environment, old: Path, folder: Path
+) -> None:
+    store = copied(old, folder)
+    spoil(store)
     told = {(found.condition.id, found.condition.table): found for found in offences(store)}
     assert [row["tag"] for row in told["DC115", "model"].rows] == [":ml", "it's"]
     assert told["DC106", "pipeline_run"].count == 4
@@ -270,7 +274,8 @@ def test_each_fault_of_a_younger_store_stops_it_where_told_and_nothing_is_missin
     execute(
         store,
         "UPDATE pipeline_run SET status = 'exploded' WHERE id = (SELECT MIN(id) FROM pipeline_run)",
-        "UPDATE artifact_version SET type = 'dataartifact' WHERE id = (SELECT MIN(id) FROM artifact_version)",
+        "UPDATE artifact_version SET type = 'dataartifact' WHERE id = (SELECT MIN(id) FROM artifact_version"
+        " WHERE type = 'DataArtifact')",
         f"UPDATE pipeline_run SET name = '{'x' * 300}' WHERE id = (SELECT MAX(id) FROM pipeline_run)",
     )
     by_hand = {"DC134": f"DELETE FROM server_settings WHERE id = '{settings}'"}
@@ -351,7 +356,7 @@ def test_everything_can_be_put_right_on_a_server_too(
         )
     for name in ("red", "Red", "blue", "blue"):
         plant(store, "tag", name=name, color="red", **NOW)
-    plant(store, "step_run", like="name = 'load'", name="LOAD", created=LATER)
+    plant(store, "step_run", like="name = 'load'", created=LATER)
     other = plant(store, "workspace", like="name = 'default'", name="it's \\ other", created=LATER)
     plant(store, "pipeline", like="1 = 1", workspace_id=other)
     plant(store, "pipeline_run", like="1 = 1", workspace_id=other, orchestrator_run_id="new")
@@ -372,24 +377,34 @@ def test_everything_can_be_put_right_on_a_server_too(
     assert listed(target, url(migrated), folder).splitlines()[-3:-1] == ["runs 6", "steps 15"]
 
 
-def test_artifact_names_that_fold_stop_0_51_0_or_become_one(
-    target: Environment, zenml_mariadb: Server, folder: Path
+def test_an_old_store_on_a_server_is_put_right_and_artifact_names_that_fold_stop_0_51_0(
+    target: Environment, server_store: Callable[[str], Server], folder: Path
 ) -> None:
-    store = zenml_mariadb.using(f"folding_{uuid.uuid4().hex[:8]}")
-    databases.client(zenml_mariadb, f"CREATE DATABASE {store.database} CHARACTER SET utf8mb4")
-    upgraded(target, store, "0.50.0", folder)
-    workspace = plant(store, "workspace", name="default", description="", **NOW)
-    values = {"workspace_id": workspace, "type": "DataArtifact", "uri": "", "materializer": "{}", "data_type": "{}"}
-    for name, custom in (("Model", 0), ("model", 1), ("model", 1), ("Crème", 0), ("creme", 0), ("other", 0)):
-        plant(store, "artifact", name=name, has_custom_name=custom, version="1", **values, **NOW)
+    store = server_store("0.43.0")
+    for name in ("Crème", "creme", "creme"):
+        plant(store, "artifact", like="1 = 1", name=name)
+    (merged,) = [one for one in offences(store) if one.condition.id == "DC120"]
+    assert (merged.count, len(merged.statements)) == (3, 1)
+    names = len(rows(store, "SELECT DISTINCT BINARY name FROM artifact"))
+    upgraded(target, store, "0.46.0", folder)
+    spoil(store)
     found = {one.condition.id: one for one in offences(store)}
-    assert found.keys() == {"DC119", "DC120"}
-    assert [found[one].count for one in ("DC119", "DC120")] == [3, 2]
+    assert found.keys() >= {"DC101", "DC102", "DC106", "DC107", "DC108", "DC109", "DC114", "DC115", "DC133"}
+    for one in offences(store):
+        if one.condition.id != "DC120":
+            execute(store, *one.statements)
+    assert {one.condition.id for one in offences(store, "46506f72f0ed")} == {"DC102"}  # by a variable
+    upgraded(target, store, "0.50.0", folder)
+    for name, custom in (("Boost", 0), ("boost", 1), ("boost", 1)):
+        plant(store, "artifact", like="1 = 1", name=name, has_custom_name=custom)
+    found = {one.condition.id: one for one in offences(store)}
+    assert [found[one].count for one in ("DC119", "DC120")] == [3, 3]
     with pytest.raises(AssertionError, match="1242"):
         upgraded(target, copied(store, folder), "0.51.0", folder)
     execute(store, *found["DC119"].statements, *found["DC120"].statements)
     upgraded(target, store, "0.51.0", folder)
-    assert len(rows(store, "SELECT name FROM artifact")) == 5
+    assert len(rows(store, "SELECT name FROM artifact")) == names + 2
+    upgraded(target, store, "0.72.0", folder)
 
 
 CLEAN = {

@@ -210,25 +210,27 @@ def _equal(entry: Mapping[str, Any], table: str, columns: Sequence[str], engine:
     key, nulls = entry.get("key", columns), entry.get("nulls", False)
     by_bytes = entry["equal"] == "bytes" and engine == "mysql"
 
-    def value(alias: str, name: str) -> str:
-        plain = f"{alias}.`{name}`"
-        plain = f"CAST({plain} AS BINARY)" if by_bytes else plain
+    def value(name: str) -> str:
+        plain = f"CAST(s.`{name}` AS BINARY)" if by_bytes else f"s.`{name}`"
         return f"COALESCE({plain}, '-')" if nulls else plain
 
     where = entry.get("where") or ("1 = 1" if nulls else " AND ".join(f"`{name}` IS NOT NULL" for name in key))
-    having = "COUNT(*) > 1"
+    offending, measured = ["COUNT(*) OVER equals AS members"], "members > 1"
     if entry["equal"] == "folded":
-        having = f"COUNT(DISTINCT CAST(`{columns[0]}` AS BINARY)) > 1"
-    having += f" AND {entry['having']}" if entry.get("having") else ""
-    inner = ", ".join(f"{value('s', name)} AS k{place}" for place, name in enumerate(key))
-    grouped = ", ".join(value("s", name) for name in key)
-    joined = " AND ".join(f"g.k{place} = {value('t', name)}" for place, name in enumerate(key))
-    shown = ", ".join(f"t.`{name}` AS `{name}`" for name in columns)
+        exact = f"CAST(s.`{columns[0]}` AS BINARY)"
+        offending += [f"MIN({exact}) OVER equals AS low", f"MAX({exact}) OVER equals AS high"]
+        measured = "low <> high"
+    for sign, name in (("<>", entry.get("differ")), ("=", entry.get("alike"))):
+        if name:
+            offending += [f"MIN(s.`{name}`) OVER equals AS `least`", f"MAX(s.`{name}`) OVER equals AS `most`"]
+            measured += f" AND `least` {sign} `most`"
+    shown = ", ".join(f"s.`{name}` AS `{name}`" for name in {"id": None, **dict.fromkeys(columns)})
     prefer = f"{entry['prefer']}, " if entry.get("prefer") else ""
-    return (
-        f"SELECT t.id AS id, {shown}, g.`first` AS `group` FROM `{table}` AS t"
-        f" JOIN (SELECT MIN(s.id) AS `first`, {inner} FROM `{table}` AS s WHERE {where} GROUP BY {grouped}"
-        f" HAVING {having}) AS g ON {joined} WHERE {where} ORDER BY g.k0, g.`first`, {prefer}t.created, t.id"
+    return (  # sorting the table once: to join it with its groups, both engines may read it again for each of them
+        f"SELECT {', '.join(f't.`{name}`' for name in ('id', *columns))}, t.`group` FROM (SELECT {shown},"
+        f" s.created AS born, {value(key[0])} AS sorted, MIN(s.id) OVER equals AS `group`, {', '.join(offending)}"
+        f" FROM `{table}` AS s WHERE {where} WINDOW equals AS (PARTITION BY {', '.join(map(value, key))})) AS t"
+        f" WHERE {measured} ORDER BY t.sorted, t.`group`, {prefer}t.born, t.id"
     )
 
 
