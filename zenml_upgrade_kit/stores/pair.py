@@ -17,7 +17,7 @@ from zenml_upgrade_kit.stores import mysql, sqlite
 from zenml_upgrade_kit.stores.address import Server
 from zenml_upgrade_kit.stores.sqlite import quoted
 
-CACHE = 32_000
+CACHE = 16_000
 """KiB of pages that SQLite keeps of each of the two databases."""
 EXACT = {"tinyint", "smallint", "mediumint", "int", "bigint", "float", "double", "decimal", "datetime", "date"}
 """MySQL's types of which equal values are the same; texts are compared by their bytes."""
