@@ -493,6 +493,14 @@ def test_step_configurations_that_are_twice_in_a_snapshot_are_told(mysql_store: 
     assert (found.condition.id, found.count, found.statements) == ("DC126", 2, [])
 
 
+def test_steps_that_only_the_server_calls_equal_are_told(mysql_store: Callable[[str], Server]) -> None:
+    store = mysql_store("0.70.0")
+    for text in ('{"Train": {}, "train ": {}}', '{"train": {}, "trained": {}}'):
+        plant(store, "pipeline_deployment", like="1 = 1", step_configurations=text)
+    (found,) = offences(store)
+    assert (found.condition.id, found.count, found.rows[0]["steps"]) == ("DC136", 1, "'Train' and 'train '")
+
+
 def test_a_store_without_any_workspace_gets_one(old: Path, folder: Path) -> None:
     store = copied(old, folder)
     execute(store, "DELETE FROM workspace")

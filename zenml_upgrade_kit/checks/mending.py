@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -223,7 +224,19 @@ def _unquotable(found: Found) -> Iterator[dict[str, Any]]:
             yield {**row, "tag": bad[0]}
 
 
+def _folding_steps(found: Found) -> Iterator[dict[str, Any]]:
+    """Deployments with steps whose names differ in case, accents or spaces at the end alone."""
+    for row in found.rows:
+        folded: dict[str, list[str]] = {}
+        for name in json.loads(row["steps"] or "[]"):
+            letters = [one for one in unicodedata.normalize("NFKD", name) if not unicodedata.combining(one)]
+            folded.setdefault("".join(letters).casefold().rstrip(" "), []).append(name)
+        if same := [names for names in folded.values() if len(names) > 1]:
+            yield {**row, "steps": " and ".join(map(repr, sorted(same[0])))}
+
+
 ONLY: dict[str, Callable[[Found], Iterable[dict[str, Any]]]] = {
     "not_an_object": _not_an_object,
     "unquotable": _unquotable,
+    "folding_steps": _folding_steps,
 }
