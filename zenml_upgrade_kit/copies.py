@@ -51,6 +51,11 @@ class Site:
     copies: dict[str, Path | Server] = field(default_factory=dict)
     _held: dict[str, Connection] = field(default_factory=dict, repr=False)
 
+    @property
+    def engine(self) -> str:
+        """``sqlite`` or ``mysql``, which MariaDB is too."""
+        return "mysql" if self.server else "sqlite"
+
     def restore(self, name: str) -> tuple[Path | Server, float]:
         """A new copy of the backup, compared with its manifest, and the seconds that both took.
 

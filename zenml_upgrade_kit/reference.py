@@ -6,14 +6,16 @@ two releases under the stamp of the first; the next migration then fails at the 
 
 from __future__ import annotations
 
-from contextlib import closing
+import json
+from contextlib import closing, suppress
 from pathlib import Path
 
-from zenml_upgrade_kit import copies, migration, stores
+from zenml_upgrade_kit import copies, environments, migration, stores
 from zenml_upgrade_kit.copies import Site
-from zenml_upgrade_kit.errors import KitError
+from zenml_upgrade_kit.errors import KitError, StoreUnreadable
 from zenml_upgrade_kit.findings import Finding, Severity
 from zenml_upgrade_kit.probing import Environment
+from zenml_upgrade_kit.runs import write_whole
 from zenml_upgrade_kit.stores import shapes
 from zenml_upgrade_kit.stores.address import Server
 
@@ -26,26 +28,46 @@ def half_migrated(
 ) -> tuple[list[Finding], list[str]]:
     """A finding where tables, columns or unique rules are not those of an empty database of the same release.
 
-    environment: the release that the store is used with; it makes that empty database at the site. Also: why nothing
-    could be compared.
+    environment: the release that the store is used with; it makes that empty database at the site, once for each
+    engine: its shape is kept beside the cached environments. Also: why nothing could be compared.
     """
-    made = None
+    kept = environments.cache_folder().parent / "shapes" / f"{environment.version}-{site.engine}.json"
     try:
-        made = site.empty("reference")
-        hop = migration.migrate(
-            environment, made, folder=folder, variables=copies.variables(made, environment.version), timeout=PATIENCE
-        )
-        if hop.error or hop.reached != stamp:
-            found = hop.error["message"].splitlines()[0] if hop.error else f"it makes one of {hop.reached}"
-            return [], [f"the shape of the database: ZenML {environment.version} made no empty one to compare: {found}"]
-        with closing(stores.connect(made)) as fresh, closing(stores.connect(database)) as held:
-            wrong = shapes.differences(shapes.of(fresh), shapes.of(held))
+        wanted = _kept(kept) or _made(site, environment, stamp, folder)
+        with closing(stores.connect(database)) as held:
+            wrong = shapes.differences(wanted, shapes.of(held))
     except KitError as error:
         return [], [f"the shape of the database: {error.problem}: {error.found}"]
-    finally:
-        if made:
-            site.remove(made)
+    with suppress(OSError):  # it is made again
+        write_whole(kept, json.dumps({table: sorted(lines) for table, lines in wanted.items()}))
     return [_mixture(stamp, wrong)] if wrong else [], []
+
+
+def _kept(path: Path) -> shapes.Shape:
+    """The shape that an earlier rehearsal saw; none when there is no whole one."""
+    try:
+        return {table: set(lines) for table, lines in json.loads(path.read_text(encoding="utf-8")).items()}
+    except (OSError, ValueError, AttributeError):
+        return {}
+
+
+def _made(site: Site, environment: Environment, stamp: str, folder: Path) -> shapes.Shape:
+    """The shape of an empty database of a release, which is made for it and removed."""
+    fresh = site.empty("reference")
+    try:
+        variables = copies.variables(fresh, environment.version)
+        hop = migration.migrate(environment, fresh, folder=folder, variables=variables, timeout=PATIENCE)
+        if hop.error or hop.reached != stamp:
+            raise StoreUnreadable(
+                f"ZenML {environment.version} made no empty database to compare with",
+                expected=f"one at {stamp}",
+                found=hop.error["message"].splitlines()[0] if hop.error else f"one at {hop.reached}",
+                remedy=f"read the log, {hop.log}",
+            )
+        with closing(stores.connect(fresh)) as connection:
+            return shapes.of(connection)
+    finally:
+        site.remove(fresh)
 
 
 def _mixture(stamp: str, wrong: list[tuple[str, str]]) -> Finding:
