@@ -507,6 +507,15 @@ def test_values_are_followed_through_renamed_tables_and_columns() -> None:
     assert person.columns["email"].checks == [expected]
 
 
+def test_a_release_that_brings_nothing_else_brings_its_stamp() -> None:
+    columns = {"alembic_version": ["version_num"]}
+    for source, value in (("0.97.1", f"'{TARGET}'"), (TARGET, '"this"."version_num"')):
+        made = changes.expected(source, TARGET, "sqlite", columns, model=())
+        assert made.tables["alembic_version"].columns["version_num"].sql == value
+    made = changes.expected("0.44.0", "0.44.1", "sqlite", columns, model=())
+    assert made.tables["alembic_version"].columns["version_num"].sql == "'0.44.1'"
+
+
 def test_a_name_that_is_not_there_and_a_drop_that_nobody_explains_are_flaws() -> None:
     wrong = entry(
         set={"user": {"nome": "{name}"}, "tag": {"name": "{nome}"}}, drop_tables=["tag"], free={"users": ["id"]}
