@@ -195,7 +195,7 @@ def first(database: Database, table: str, column: str = "id") -> str:
 
 
 def spoil(store: Database) -> None:
-    """Plant every fault that a store of 0.46.0 can have."""
+    """Plant every fault for which a store of 0.46.0 has the tables."""
     model = {"workspace_id": first(store, "workspace"), **NOW}
     plant(store, "model", name="quoted", tags='["it\'s", "plain"]', **model)
     plant(store, "model", name="a parameter", tags='[":ml"]', **model)
@@ -225,7 +225,7 @@ def test_each_fault_of_an_old_store_stops_it_where_told_and_its_remedy_lets_it_g
     store = copied(old, folder)
     spoil(store)
     told = {(found.condition.id, found.condition.table): found for found in offences(store)}
-    assert [row["tag"] for row in told["DC115", "model"].rows] == [":ml", "it's"]
+    assert {row["tag"] for row in told["DC115", "model"].rows} == {":ml", "it's"}
     assert told["DC106", "pipeline_run"].count == 4
     assert told["DC101", "workspace"].message.endswith("2 workspaces: 'main' and 'other'.")
     assert "password" not in str([vars(found) for found in offences(store)])
