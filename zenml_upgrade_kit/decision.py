@@ -116,9 +116,9 @@ def _copies(step: Step, results: Mapping[str, StepResult | None]) -> tuple[list[
 
     They stay for steps that need them and can still be carried out: nobody wants to migrate again for these.
     """
-    if step.plan.rehearsal.keep_copy:
-        return [], "the plan keeps them (rehearsal: keep_copy)", []
     migrated = results["30_rehearsal"]
+    if step.plan.rehearsal.keep_copy or (migrated and migrated.facts.get("keep_copy")):
+        return [], "as keep_copy says", []
     if migrated and migrated.status not in (Status.ERROR, Status.BLOCK):
         for name in ("40_artifacts", "50_smoke_runs"):
             result = results[name]

@@ -17,7 +17,18 @@ from typing import Any
 
 import yaml
 
-from zenml_upgrade_kit import copies, entities, environments, migration, paths, reference, releases, stores, words
+from zenml_upgrade_kit import (
+    copies,
+    entities,
+    environments,
+    migration,
+    paths,
+    preflight,
+    reference,
+    releases,
+    stores,
+    words,
+)
 from zenml_upgrade_kit.archive import Backup
 from zenml_upgrade_kit.backup import of_run
 from zenml_upgrade_kit.checks import content
@@ -51,7 +62,7 @@ def rehearse(step: Step, *, tell: Tell = print, **choices: Any) -> StepResult:
     ``forecast``, ``obstacles`` (conditions met), ``bisection``, ``timings``, ``log_tail``, ``source_unchanged``.
     Raises :class:`BadPlan` for a path or a remedy that cannot be, and what making copies raises.
     """
-    start = step.run.needs("00_start").facts
+    known = preflight.source_identity(step.run)
     backup = of_run(step.run)
     environments.of_run(step.run)  # a blocked preflight leaves none
     copies.end(step.run)
@@ -63,7 +74,7 @@ def rehearse(step: Step, *, tell: Tell = print, **choices: Any) -> StepResult:
         facts = {**attempt.facts, "site": site.where, "copies": site.state(), "keep_copy": chosen.keep_copy}
         facts["forecast"] = _forecast(step, attempt, site)
     located = stores.locate(step.plan.store)
-    facts["source_unchanged"] = stores.identity(located.server or located.path) == start["source_identity"]
+    facts["source_unchanged"] = stores.identity(located.server or located.path) == known
     return step.result([*site.findings, *attempt.findings], facts, attempt.not_checked)
 
 

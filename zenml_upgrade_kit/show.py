@@ -202,7 +202,9 @@ def smoke_runs(result: StepResult) -> Shown:
     columns = {"outcome": "Outcome", "name": "Run", "status": "Status", "expected": "Expected", "seconds": "Time"}
     steps = {"name": "Step", "status": "Status", "expected": "Expected"}
     outputs = {"outcome": "Outcome", "step": "Step", "output": "Output", "old": "Latest run", "new": "Under the target"}
-    shown = table(runs, columns, "Runs under the target release")
+    there = result.facts.get("store")
+    shown = sentence(there) if there else Shown("", "")
+    shown += table(runs, columns, "Runs under the target release")
     for run in runs:
         failed = run["outcome"] == "failed"
         content = table(run["steps"], steps, "Steps") + table(run["outputs"], outputs, "Outputs")
@@ -217,7 +219,10 @@ def decision(result: StepResult) -> Shown:
     """The verdict with its reasons, and what each step contributed."""
     rows = [{**row, "step": words.title(row["step"])} for row in result.facts.get("steps") or []]
     columns = {"status": "Status", "step": "Step", "findings": "Findings", "seconds": "Time"}
-    return listing("Reasons", result.facts.get("reasons") or []) + table(rows, columns, "Steps of this run")
+    shown = listing("Reasons", result.facts.get("reasons") or []) + table(rows, columns, "Steps of this run")
+    kept = result.facts.get("kept")
+    shown += listing("Copies of the database", [f"They stay: {kept}"] if kept else [])
+    return shown + listing("Copies of the database that went", result.facts.get("removed") or [])
 
 
 def rollback(result: StepResult) -> Shown:

@@ -13,8 +13,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from zenml_upgrade_kit import copies, preflight
 from zenml_upgrade_kit import plan as plans
-from zenml_upgrade_kit import preflight
 from zenml_upgrade_kit.errors import BadPlan, RunUnusable, StepFailed
 from zenml_upgrade_kit.findings import Status, StepResult, now
 from zenml_upgrade_kit.runs import REHEARSAL, Run, Step, write_whole
@@ -66,13 +66,23 @@ def rehearse(run: Run, *, keep_going: bool = False, tell: Callable[[str], None] 
 
 
 def _done(run: Run) -> tuple[str, ...]:
-    """The first steps in a row that have a good result; the decision is always made again."""
+    """The first steps in a row that have a good result; the decision is always made again.
+
+    A rehearsal whose copies are gone is done again where a later step needs them.
+    """
 
     def good(step: str) -> bool:
         result = run.result(step)
         return result is not None and result.status in GOOD
 
-    return tuple(takewhile(good, REHEARSAL[:-1]))
+    done, rehearsed = tuple(takewhile(good, REHEARSAL[:-1])), REHEARSAL.index("30_rehearsal")
+    if rehearsed < len(done) < len(REHEARSAL) - 1:
+        try:
+            with copies.reopen(run):
+                return done
+        except RunUnusable:
+            return done[:rehearsed]
+    return done
 
 
 def carry_out(run: Run, step: str, parameters: Mapping[str, Any] | None = None) -> StepResult:

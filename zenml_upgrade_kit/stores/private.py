@@ -89,7 +89,14 @@ def server(
 
 
 def _install(data: Path, account: list[str]) -> None:
-    command = [find("mariadb-install-db"), "--no-defaults", f"--datadir={data}", "--skip-test-db", *account]
+    command = [
+        find("mariadb-install-db"),
+        "--no-defaults",
+        f"--datadir={data}",
+        "--skip-test-db",
+        f"--tmpdir={data.parent}",
+        *account,
+    ]
     command += ["--auth-root-authentication-method=normal"]
     made = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     if made.returncode:
