@@ -546,3 +546,17 @@ def test_a_tag_can_only_be_bound_to_tables_with_an_owner() -> None:
     (condition,) = [one for one in content.applicable("0.70.0", TARGET, "sqlite") if one.id == "DC132"]
     owned = {table for table, columns in (schemas.at("41b28cae31ce") or {}).items() if "user_id" in columns}
     assert set(condition.values) == owned
+
+
+def test_components_named_default_without_the_stack_fail_after_the_migration(
+    deployment: Callable[..., Path], environment: Callable[[str], Environment], tmp_path: Path
+) -> None:
+    store = deployment("0.70.0") / "local_stores" / "default_zen_store" / "zenml.db"
+    execute(store, "UPDATE stack SET name = 'mine' WHERE name = 'default'")
+    settings = {"ZENML_STORE_URL": url(copied(store, tmp_path))}
+    reply = run_probe(environment(TARGET), "migrate", {}, folder=tmp_path, variables=settings, timeout=300)
+    assert reply["error"]["type"] == "EntityExistsError"
+    [offence] = [one for one in offences(store) if one.condition.id == "DC137"]
+    assert offence.count == 2
+    execute(store, *offence.statements)
+    assert stops(environment(TARGET), store, tmp_path, {})[0] == ""

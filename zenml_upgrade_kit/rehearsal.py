@@ -159,28 +159,30 @@ class _Attempt:
 
     def _remedies(self, wanted: Sequence[str], databases: Sequence[Path | Server]) -> None:
         """Apply remedies to copies; the source keeps its rows, so that such a rehearsal cannot be a GO."""
-        found = {offence.condition.id: offence for offence in self._look(databases[0])}
-        for identity in wanted:
-            offence = found.get(identity)
-            if not offence or not (offence.statements or offence.variables):
-                tryable = [key for key, one in found.items() if one.statements or one.variables]
+        found: dict[str, list[Offence]] = {}
+        for offence in self._look(databases[0]):
+            if offence.statements or offence.variables:
+                found.setdefault(offence.condition.id, []).append(offence)
+        for identity in dict.fromkeys(wanted):
+            if identity not in found:
                 raise BadPlan(
                     f"the remedy of {identity} cannot be tried",
-                    expected=f"one of {', '.join(tryable)}" if tryable else "a condition with a remedy in SQL",
-                    found="this database does not meet it" if not offence else "a remedy that only you can carry out",
+                    expected=f"one of {', '.join(found)}" if found else "a condition with a remedy in SQL",
+                    found="this database does not meet it, or only you can carry its remedy out",
                     remedy="leave --try-remedy out, and follow the remedy by hand",
                 )
             for database in databases:
                 with closing(stores.connect(database, write=True)) as connection:
-                    for statement in offence.statements:
+                    for statement in (one for offence in found[identity] for one in offence.statements):
                         connection.execute(statement)
-            self.variables |= offence.variables
-            self.findings.append(_only_tried(offence))
+            for offence in found[identity]:
+                self.variables |= offence.variables
+            self.findings.append(_only_tried(identity, found[identity]))
 
     def _explain(self, hop: Hop, before: Path | Server) -> None:
         """Why the migration stopped, in the words of the condition where one is known; and how far others get."""
         offences = [one for one in self._look(before, hop) if one.condition.severity is Severity.BLOCK]
-        blamed = [one for one in offences if one.condition.revision == hop.stopped_at]
+        blamed = [one for one in offences if hop.stopped_at and one.condition.revision == hop.stopped_at]
         self.facts["obstacles"] = [_obstacle(one) for one in offences]
         self.findings += [*([] if blamed else [_failed(hop)]), *(one.finding for one in offences)]
         if hop.timed_out or not self.chosen.bisect:
@@ -215,7 +217,7 @@ class _Attempt:
         self.facts["proof"] = {**proof.to_json(), "dropped": dropped}
         self.findings += [*_unexplained(proof), *_by_design(dropped)]
         self.not_checked += proof.not_checked
-        offences = [one for one in self._look(before) if one.condition.severity is not Severity.BLOCK]
+        offences = self._look(before)
         self.facts["obstacles"] = [_obstacle(one) for one in offences]
         self.findings += [one.finding for one in offences]
 
@@ -337,15 +339,17 @@ def _obstacle(offence: Offence) -> dict[str, Any]:
     return {**told, **seen, "statements": list(offence.statements), "variables": dict(offence.variables)}
 
 
-def _only_tried(offence: Offence) -> Finding:
+def _only_tried(identity: str, offences: Sequence[Offence]) -> Finding:
+    statements = [statement for offence in offences for statement in offence.statements]
+    variables = {name: value for offence in offences for name, value in offence.variables.items()}
     return Finding(
         id="RH907",
         severity=Severity.BLOCK,
-        subject=offence.condition.id,
-        message=f"The remedy of {offence.condition.id} was tried on copies alone; the store is as it was.",
+        subject=identity,
+        message=f"The remedy of {identity} was tried on copies alone; the store is as it was.",
         remedy="If this rehearsal has no other finding that blocks, carry the remedy out on the store with the old "
         "release stopped and a fresh backup, then rehearse again without --try-remedy.",
-        data={"statements": list(offence.statements), "variables": dict(offence.variables)},
+        data={"statements": statements, "variables": variables},
     )
 
 

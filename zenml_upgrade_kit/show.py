@@ -203,7 +203,7 @@ def smoke_runs(result: StepResult) -> Shown:
     steps = {"name": "Step", "status": "Status", "expected": "Expected"}
     outputs = {"outcome": "Outcome", "step": "Step", "output": "Output", "old": "Latest run", "new": "Under the target"}
     there = result.facts.get("store")
-    shown = sentence(there) if there else Shown("", "")
+    shown = sentence(f"The pipelines ran in {there}.") if there else Shown("", "")
     shown += table(runs, columns, "Runs under the target release")
     for run in runs:
         failed = run["outcome"] == "failed"
