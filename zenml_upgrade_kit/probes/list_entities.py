@@ -8,7 +8,7 @@ Called as ``python -I list_entities.py request.json reply.json`` with ZENML_STOR
 - ``entities``: per kind a list of objects with ``name``, ``id`` (artifacts: none before 0.51, when only their versions
   had one), ``project`` where there are several, and what else is told of that kind; kinds that the release lacks are
   missing. ``flavors_custom`` are those that are not built in; ``projects`` were called workspaces before 0.80;
-- ``cut``: kinds that have more than ``limit``, and how many;
+- ``cut``: kinds that have more than ``limit`` (runs: than 20), and how many;
 - ``errors``: kinds and totals that cannot be listed, and the first line of why.
 
 Values of secrets are fetched, which shows whether they can be read, and thrown away.
@@ -20,6 +20,8 @@ import sys
 import typing
 
 PAGE = 100
+RUNS = 20
+"""Runs to list at most, the newest: one takes 0.70 some 40 ms, and what all of them hold is proven by their rows."""
 PAGES = 200
 """Of one kind at most: 0.43 names an artifact once for each of its versions."""
 KINDS = (
@@ -130,11 +132,12 @@ class Lister:
         if ask is None:
             return
         known = self.entities.setdefault(kind, {})
+        limit = min(self.limit, RUNS) if kind == "runs" else self.limit
         page, pages, seen, total = 1, 1, 0, 0
-        while page <= min(pages, PAGES) and len(known) < self.limit:
+        while page <= min(pages, PAGES) and len(known) < limit:
             answer = ask(page, PAGE, project)
             for item in answer.items:
-                if len(known) < self.limit:
+                if len(known) < limit:
                     seen += 1
                     yield item
             page, pages, total = page + 1, answer.total_pages, answer.total
