@@ -100,7 +100,14 @@ def rehearsal() -> StepResult:
     error = {"type": "IntegrityError", "message": EVIL, "traceback": EVIL}
     hop = {"version": "0.98.0", "started_at": "0.55.5", "reached": "0.83.0", "seconds": 61.5, "memory": 9 << 27}
     hop |= {"disk": 1 << 30, "revisions": [{"revision": "3d7e39f3ac92", "release": "0.83.1", "seconds": 60.5}]}
-    obstacle = {"id": "DC107", "title": EVIL, "severity": "block", "release": "0.72.0", "message": EVIL, "remedy": EVIL}
+    obstacle: dict[str, Any] = {
+        "id": "DC107",
+        "title": EVIL,
+        "severity": "block",
+        "release": "0.72.0",
+        "message": EVIL,
+        "remedy": EVIL,
+    }
     obstacle |= {"count": 2, "rows": [{"id": EVIL, "name": "x"}], "statements": [EVIL], "variables": {"A": "b"}}
     people = [
         {"kind": "stack", "before": EVIL, "after": "default-1a2b", "change": "renamed", "detail": "", "expected": EVIL},

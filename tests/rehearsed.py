@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from zenml_upgrade_kit import backup, copies, migration
+from zenml_upgrade_kit import backup
 from zenml_upgrade_kit.probing import Environment
+from zenml_upgrade_kit.rehearsal import copies, migration
 from zenml_upgrade_kit.runs import Run
 from zenml_upgrade_kit.stores.address import Server
 

@@ -19,11 +19,12 @@ from typing import Any
 import databases
 import pytest
 
-from zenml_upgrade_kit import archive, backup, copies, copy_commands, copy_servers, drill, plan, probing, stores
+from zenml_upgrade_kit import archive, backup, copy_commands, drill, plan, probing, stores
 from zenml_upgrade_kit.archive import Backup
 from zenml_upgrade_kit.environments import Environment
 from zenml_upgrade_kit.errors import BackupUnusable, BadPlan, PlaceUnusable, RunUnusable, StoreUnreadable
 from zenml_upgrade_kit.findings import Severity
+from zenml_upgrade_kit.rehearsal import copies, servers
 from zenml_upgrade_kit.runs import Run
 from zenml_upgrade_kit.stores import mysql, private, scratch
 from zenml_upgrade_kit.stores.address import Server
@@ -33,7 +34,8 @@ Database = Path | Server
 KILLED = """
 import sys
 from pathlib import Path
-from zenml_upgrade_kit import archive, copies, drill
+from zenml_upgrade_kit import archive, drill
+from zenml_upgrade_kit.rehearsal import copies
 from zenml_upgrade_kit.runs import Run
 run = Run.open(Path(sys.argv[1]))
 filled = drill.fill
@@ -49,7 +51,8 @@ with copies.site(step, archive.open_backup(sys.argv[2]), run.plan.rehearsal) as 
 REOPENED = """
 import sys
 from pathlib import Path
-from zenml_upgrade_kit import copies, stores
+from zenml_upgrade_kit import stores
+from zenml_upgrade_kit.rehearsal import copies
 from zenml_upgrade_kit.runs import Run
 with copies.reopen(Run.open(Path(sys.argv[1]))) as (before, migrated):
     print(stores.identity(before), stores.identity(migrated))
@@ -198,10 +201,10 @@ def test_a_copy_that_is_not_the_backup_is_refused_and_gone(beside: Rehearsal, se
 @pytest.mark.parametrize("kind", ["collation", "charsets", "engines"])
 def test_other_defaults_are_found_on_every_flavour(beside: Rehearsal, server: Server, kind: str) -> None:
     facts = beside.saved.manifest["server"]
-    assert copy_servers.other_defaults(beside.saved, server) == []
+    assert servers.other_defaults(beside.saved, server) == []
     other = {**facts, kind: "latin1_swedish_ci" if isinstance(facts[kind], str) else [*facts[kind], "Archive"]}
     wrong = replace(beside.saved, manifest={**beside.saved.manifest, "server": other})
-    (problem,) = copy_servers.other_defaults(wrong, server)
+    (problem,) = servers.other_defaults(wrong, server)
     assert problem.startswith(f"{kind} is ")
 
 
@@ -242,7 +245,7 @@ def test_an_account_that_may_not_make_schemas_leads_to_a_private_mariadb(
 
 
 def test_a_store_behind_a_socket_or_without_a_password_is_not_for_zenml(beside: Rehearsal, mariadb: Server) -> None:
-    assert "TCP" in copy_servers.why_not(mariadb, beside.saved, 2)
+    assert "TCP" in servers.why_not(mariadb, beside.saved, 2)
     with pytest.raises(BadPlan, match="ZenML cannot use"):
         copies.variables(mariadb)
 
@@ -277,7 +280,7 @@ def test_a_server_that_the_plan_names_and_that_cannot_is_no_reason_to_go_elsewhe
 def test_another_flavour_or_version_is_a_warning_with_both(apart: Rehearsal, zenml_mariadb: Server) -> None:
     facts = {**apart.saved.manifest["server"], "flavour": "MySQL", "version": "8.0.36"}
     foreign = replace(apart.saved, manifest={**apart.saved.manifest, "server": facts})
-    (finding,) = copy_servers.unlike(zenml_mariadb, foreign, "as the plan says")
+    (finding,) = servers.unlike(zenml_mariadb, foreign, "as the plan says")
     (version,) = setting(zenml_mariadb, "VERSION()")
     assert finding.severity is Severity.WARN
     assert "MySQL 8.0.36" in finding.message
@@ -307,20 +310,20 @@ def test_a_private_mariadb_is_like_the_stores_server(
 
 def test_modes_of_mysql_alone_do_not_keep_a_mariadb_from_starting() -> None:
     wanted = {"sql_mode": "ANSI_QUOTES,TIME_TRUNCATE_FRACTIONAL", "lower_case_table_names": 0}
-    assert copy_servers.options(wanted) == {"sql-mode": "ANSI_QUOTES"}
+    assert servers.options(wanted) == {"sql-mode": "ANSI_QUOTES"}
 
 
 # a private MariaDB
 
 
 def test_a_private_mariadb_lets_nobody_in_without_the_password(tmp_path: Path) -> None:
-    with copy_servers.private_server(tmp_path / "data", {}) as server:
+    with servers.private_server(tmp_path / "data", {}) as server:
         assert setting(server.using("mysql"), "CURRENT_USER()") == ["zenml@127.0.0.1"]
         for user, password in (("root", ""), ("zenml", ""), ("zenml", "zenml"), ("", ""), ("mariadb.sys", "")):
             with pytest.raises(StoreUnreadable):
                 mysql.connect(replace(server, user=user, password=password, database="mysql"))
         first = server.password
-    with copy_servers.private_server(tmp_path / "data", {}) as again:
+    with servers.private_server(tmp_path / "data", {}) as again:
         assert again.password != first
         assert setting(again.using("mysql"), "@@bind_address") == ["127.0.0.1"]
 
@@ -486,7 +489,7 @@ def test_too_little_room_is_told_before_anything_is_loaded(files: Rehearsal, apa
     huge = replace(apart.saved, manifest={**apart.saved.manifest, "server": facts})
     with pytest.raises(PlaceUnusable, match="no room"), apart.site(huge):
         pass
-    assert "2,200,000,000,000,000,256 are needed" in copy_servers.why_not(server, huge, 2)
+    assert "2,200,000,000,000,000,256 are needed" in servers.why_not(server, huge, 2)
     assert copies.of_run(apart.run) == []
 
 

@@ -12,9 +12,10 @@ import databases
 import pytest
 from rehearsed import rehearsed
 
-from zenml_upgrade_kit import copies, decision, plan, stores
+from zenml_upgrade_kit import decision, plan, stores
 from zenml_upgrade_kit.errors import RunUnusable, StepFailed
 from zenml_upgrade_kit.findings import Finding, Severity, Status, StepResult, judge
+from zenml_upgrade_kit.rehearsal import copies
 from zenml_upgrade_kit.runs import REHEARSAL, Run
 from zenml_upgrade_kit.stores.address import Server
 

@@ -12,9 +12,9 @@ from typing import Any
 import databases
 import pytest
 
-from zenml_upgrade_kit import entities
 from zenml_upgrade_kit.errors import ProbeFailed
 from zenml_upgrade_kit.probing import Environment, run_command
+from zenml_upgrade_kit.rehearsal import entities
 from zenml_upgrade_kit.stores.address import Server
 
 Environments = Callable[[str], Environment]

@@ -19,8 +19,8 @@ FLOORS = [
     {"errors", "findings", "redact", "words"},
     {"packing", "places", "plan", "releases", "runs"},
     {"archive", "checks", "environments", "managed", "probing", "proof", "pythons", "recipes", "schedule", "stores"},
-    {"artifacts", "backup", "copies", "copy_servers", "decision", "demo", "drill", "entities", "inventory", "migration"}
-    | {"paths", "preflight", "reference", "rehearsal", "restore", "retention", "smoke", "upgrade"},
+    {"artifacts", "backup", "decision", "demo", "drill", "inventory", "preflight", "rehearsal", "restore", "retention"}
+    | {"smoke", "upgrade"},
     {"tables"},
     {"artifact_views", "rehearsal_views"},
     {"report", "show", "terminal"},

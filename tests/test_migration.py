@@ -14,9 +14,10 @@ from pathlib import Path
 import databases
 import pytest
 
-from zenml_upgrade_kit import migration, releases
-from zenml_upgrade_kit.migration import Hop
+from zenml_upgrade_kit import releases
 from zenml_upgrade_kit.probing import Environment
+from zenml_upgrade_kit.rehearsal import migration
+from zenml_upgrade_kit.rehearsal.migration import Hop
 from zenml_upgrade_kit.stores import mysql
 from zenml_upgrade_kit.stores.address import Server
 

@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-from zenml_upgrade_kit import paths, releases
+from zenml_upgrade_kit import releases
 from zenml_upgrade_kit.errors import BadPlan, KitError
+from zenml_upgrade_kit.rehearsal import paths
 
 
 def fails_from(version: str) -> Callable[[str], bool]:

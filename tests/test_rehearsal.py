@@ -17,10 +17,11 @@ from typing import Any
 import databases
 import pytest
 
-from zenml_upgrade_kit import backup, copies, plan, preflight, rehearsal, stores
+from zenml_upgrade_kit import backup, plan, preflight, stores
 from zenml_upgrade_kit.environments import Environment
 from zenml_upgrade_kit.errors import BadPlan, RunUnusable
 from zenml_upgrade_kit.findings import Severity, Status, StepResult
+from zenml_upgrade_kit.rehearsal import copies, trial
 from zenml_upgrade_kit.runs import Run
 from zenml_upgrade_kit.stores import scratch, sqlite
 from zenml_upgrade_kit.stores.address import Server
@@ -65,7 +66,7 @@ def database(config: Path) -> Path:
 
 
 def rehearsed(run: Run, **choices: Any) -> StepResult:
-    result = rehearsal.rehearse(run.begin("30_rehearsal"), tell=lambda _: None, **choices)
+    result = trial.rehearse(run.begin("30_rehearsal"), tell=lambda _: None, **choices)
     run.save(result)
     return result
 
@@ -262,7 +263,7 @@ def test_a_kill_leaves_the_store_alone_and_the_next_attempt_works(
     before = sqlite.digest(database(config))
     run = backed_up(config, "0.70.0")
     code = "import sys; from pathlib import Path; from zenml_upgrade_kit import rehearsal, runs;"
-    code += f"rehearsal.rehearse(runs.begin('30_rehearsal', {str(run.folder)!r}))"
+    code += f"trial.rehearse(runs.begin('30_rehearsal', {str(run.folder)!r}))"
     killed = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stdout=subprocess.DEVNULL)
     until = time.monotonic() + 300
     pattern = {"before": "**/*before*", "migrated": "migration/**/*.log", "people": "people/**/*.log"}[moment]

@@ -15,11 +15,12 @@ import databases
 import pytest
 from rehearsed import rehearsed
 
-from zenml_upgrade_kit import cli, copies, decision, demo, inventory, plan, preflight, smoke, stores
+from zenml_upgrade_kit import cli, decision, demo, inventory, plan, preflight, smoke, stores
 from zenml_upgrade_kit.artifacts import check, rescue
 from zenml_upgrade_kit.environments import Environment
 from zenml_upgrade_kit.errors import RunUnusable
 from zenml_upgrade_kit.findings import Status, StepResult
+from zenml_upgrade_kit.rehearsal import copies
 from zenml_upgrade_kit.runs import Run
 from zenml_upgrade_kit.stores import mysql
 from zenml_upgrade_kit.stores.address import Server

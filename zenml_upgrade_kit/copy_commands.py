@@ -27,7 +27,7 @@ def copies(given: argparse.Namespace) -> int:
 
 
 def _of_run(given: argparse.Namespace) -> int:
-    from zenml_upgrade_kit import copies as all_copies
+    from zenml_upgrade_kit.rehearsal import copies as all_copies
 
     run = Run.open(Path(given.run))
     done = all_copies.end(run) if given.remove_all else []
@@ -37,8 +37,8 @@ def _of_run(given: argparse.Namespace) -> int:
 
 
 def _of_server(given: argparse.Namespace) -> int:
-    from zenml_upgrade_kit import copies as all_copies
     from zenml_upgrade_kit import drill
+    from zenml_upgrade_kit.rehearsal import copies as all_copies
 
     server = drill.server_at(given.store)
     names = list(given.remove)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from zenml_upgrade_kit import copies, preflight, stores
+from zenml_upgrade_kit import preflight, stores
 from zenml_upgrade_kit.errors import KitError
 from zenml_upgrade_kit.findings import Finding, Severity, Status, StepResult, Verdict
+from zenml_upgrade_kit.rehearsal import copies
 from zenml_upgrade_kit.runs import REHEARSAL, Run, Step
 from zenml_upgrade_kit.stores import locate
 

@@ -11,12 +11,13 @@ from typing import Any
 
 import yaml
 
-from zenml_upgrade_kit import drill, entities, environments, restore
+from zenml_upgrade_kit import drill, environments, restore
 from zenml_upgrade_kit.archive import Backup
 from zenml_upgrade_kit.backup import of_run
 from zenml_upgrade_kit.errors import EnvironmentFailed, ProbeFailed, RestoreRefused, RunUnusable, StoreUnreadable
 from zenml_upgrade_kit.findings import Finding, Severity, StepResult
 from zenml_upgrade_kit.probing import Environment
+from zenml_upgrade_kit.rehearsal import entities
 from zenml_upgrade_kit.runs import Step
 from zenml_upgrade_kit.stores import sqlite
 

@@ -13,10 +13,11 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from zenml_upgrade_kit import copies, preflight
 from zenml_upgrade_kit import plan as plans
+from zenml_upgrade_kit import preflight
 from zenml_upgrade_kit.errors import BadPlan, RunUnusable, StepFailed
 from zenml_upgrade_kit.findings import Status, StepResult, now
+from zenml_upgrade_kit.rehearsal import copies
 from zenml_upgrade_kit.runs import REHEARSAL, Run, Step, write_whole
 
 QUIET = [

@@ -17,10 +17,11 @@ import make_store
 from bench_proof import TARGET, migrated
 from measure import Way, apart, compare, inside, options, program, server, shell, zenml_url
 
-from zenml_upgrade_kit import backup, copies, demo, environments, plan, preflight, rehearsal
+from zenml_upgrade_kit import backup, demo, environments, plan, preflight
 from zenml_upgrade_kit.archive import Backup
 from zenml_upgrade_kit.environments import Environment
 from zenml_upgrade_kit.findings import Severity
+from zenml_upgrade_kit.rehearsal import copies, trial
 from zenml_upgrade_kit.runs import Run
 from zenml_upgrade_kit.stores.address import Server
 
@@ -38,7 +39,7 @@ def backed_up(store: str, out: Path, target: Environment) -> Run:
 
 def ways(run: Run, by_hand: Way) -> Mapping[str, Way]:
     def kit(_: Path) -> None:
-        result = rehearsal.rehearse(run.begin("30_rehearsal"))
+        result = trial.rehearse(run.begin("30_rehearsal"))
         blocks = [finding.message for finding in result.findings if finding.severity is Severity.BLOCK]
         copies.end(run)
         if blocks or result.not_checked:

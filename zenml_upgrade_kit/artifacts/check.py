@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from zenml_upgrade_kit import copies, environments, releases, stores, words
+from zenml_upgrade_kit import environments, releases, stores, words
 from zenml_upgrade_kit.artifacts import causes, comparison, locations, selection, sides, steps, workers
 from zenml_upgrade_kit.artifacts.locations import Location
 from zenml_upgrade_kit.artifacts.shards import Loaded
@@ -20,6 +20,7 @@ from zenml_upgrade_kit.artifacts.workers import Job, Lane
 from zenml_upgrade_kit.errors import KitError
 from zenml_upgrade_kit.findings import Finding, Severity, StepResult
 from zenml_upgrade_kit.plan import ArtifactChoices
+from zenml_upgrade_kit.rehearsal import copies
 from zenml_upgrade_kit.runs import Step
 from zenml_upgrade_kit.stores import Reader
 

@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zenml_upgrade_kit import copy_servers, drill, places
+from zenml_upgrade_kit import drill, places
 from zenml_upgrade_kit.archive import Backup
-from zenml_upgrade_kit.copy_servers import listed as listed
-from zenml_upgrade_kit.copy_servers import variables as variables
 from zenml_upgrade_kit.errors import BackupUnusable, BadPlan, KitError, RunUnusable, StoreUnreadable
 from zenml_upgrade_kit.findings import Finding
 from zenml_upgrade_kit.plan import RehearsalChoices
+from zenml_upgrade_kit.rehearsal import servers
+from zenml_upgrade_kit.rehearsal.servers import listed as listed
+from zenml_upgrade_kit.rehearsal.servers import variables as variables
 from zenml_upgrade_kit.runs import Run, Step
 from zenml_upgrade_kit.stores import locate, scratch, sqlite
 from zenml_upgrade_kit.stores.address import Server
@@ -70,7 +71,7 @@ class Site:
             if isinstance(copy, Path):
                 problems = drill.differences(self.backup, drill.unpack(self.backup, "database", copy, identity))
             else:
-                problems = drill.fill(self.backup, copy, identity) + copy_servers.other_defaults(self.backup, copy)
+                problems = drill.fill(self.backup, copy, identity) + servers.other_defaults(self.backup, copy)
             if problems:
                 raise BackupUnusable(
                     f"the copy {name} is not what the backup {self.backup.where} says",
@@ -125,14 +126,14 @@ class Site:
         copy = next((copy for copy in self.copies.values() if isinstance(copy, Server)), self.server)
         try:
             store = locate(self.step.plan.store).server
-            return copy_servers.speed(store, copy) if store else None
+            return servers.speed(store, copy) if store else None
         except KitError:
             return None
 
     def state(self) -> dict[str, Any]:
         """What :func:`reopen` needs, as JSON: ``kind``, ``where``, ``named``, ``copies`` by name, ``options``."""
         names = {name: str(copy) if isinstance(copy, Path) else copy.database for name, copy in self.copies.items()}
-        options = copy_servers.options(self.backup.manifest["server"]) if self.kind == "private" else {}
+        options = servers.options(self.backup.manifest["server"]) if self.kind == "private" else {}
         return {"kind": self.kind, "where": self.where, "named": self.named, "copies": names, "options": options}
 
 
@@ -174,7 +175,7 @@ def _chosen(step: Step, backup: Backup, choices: RehearsalChoices) -> Iterator[S
     server, why = _wanted(step, backup, choices)
     if server and not why:
         where = f"schemas {'on' if choices.server else 'beside the store, on'} {server.using('').name}"
-        findings = copy_servers.unlike(server, backup, "")
+        findings = servers.unlike(server, backup, "")
         yield Site(kind="schema", where=where, findings=findings, server=server, named=choices.server, **common)
         return
     if server and choices.server:
@@ -185,18 +186,18 @@ def _chosen(step: Step, backup: Backup, choices: RehearsalChoices) -> Iterator[S
             remedy="put that right, or leave server out: then copies are made beside the store or in a private MariaDB",
         )
     places.room(folder, EMPTY + 1.1 * len(NAMES) * sum(backup.manifest["server"]["tables"].values()))
-    with copy_servers.private_server(folder / "mariadb", copy_servers.options(backup.manifest["server"]), why) as ours:
+    with servers.private_server(folder / "mariadb", servers.options(backup.manifest["server"]), why) as ours:
         drill.must_load(backup, ours)
-        findings = copy_servers.unlike(ours, backup, why)
+        findings = servers.unlike(ours, backup, why)
         yield Site(kind="private", where="a private MariaDB", findings=findings, server=ours, **common)
 
 
 def _wanted(step: Step, backup: Backup, choices: RehearsalChoices) -> tuple[Server | None, str]:
     """The server that copies should go to, and why they cannot, "" when they can."""
     if choices.private and not choices.server:
-        return None, copy_servers.AS_PLANNED
+        return None, servers.AS_PLANNED
     server = drill.server_at(choices.server) if choices.server else locate(step.plan.store).server
-    return server, copy_servers.why_not(server, backup, len(NAMES)) if server else "the store is a file now"
+    return server, servers.why_not(server, backup, len(NAMES)) if server else "the store is a file now"
 
 
 @contextmanager
@@ -213,7 +214,7 @@ def reopen(run: Run) -> Iterator[tuple[Path | Server, Path | Server]]:
             folder = _folder(run)
             server: Server | None = None
             if state["kind"] == "private" and (folder / "mariadb").is_dir():
-                server = stack.enter_context(copy_servers.private_server(folder / "mariadb", state["options"]))
+                server = stack.enter_context(servers.private_server(folder / "mariadb", state["options"]))
             elif state["kind"] == "schema":
                 server = locate(state["named"] or run.plan.store).server
             there = [one["name"] for one in scratch.leftovers(server)] if server else []
@@ -270,7 +271,7 @@ def _remove(run: Run, names: Sequence[str] = ()) -> list[str]:
         if names and one["name"] not in names:
             continue
         if one["server"]:
-            copy_servers.drop(one["server"], one["name"])
+            servers.drop(one["server"], one["name"])
         elif Path(one["where"]).is_dir():
             shutil.rmtree(one["where"])
         else:

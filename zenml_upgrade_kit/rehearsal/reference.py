@@ -10,11 +10,12 @@ import json
 from contextlib import closing, suppress
 from pathlib import Path
 
-from zenml_upgrade_kit import copies, environments, migration, stores
-from zenml_upgrade_kit.copies import Site
+from zenml_upgrade_kit import environments, stores
 from zenml_upgrade_kit.errors import KitError, StoreUnreadable
 from zenml_upgrade_kit.findings import Finding, Severity
 from zenml_upgrade_kit.probing import Environment
+from zenml_upgrade_kit.rehearsal import copies, migration
+from zenml_upgrade_kit.rehearsal.copies import Site
 from zenml_upgrade_kit.runs import write_whole
 from zenml_upgrade_kit.stores import shapes
 from zenml_upgrade_kit.stores.address import Server

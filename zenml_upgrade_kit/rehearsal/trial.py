@@ -1,15 +1,12 @@
 """Proves the upgrade on copies of the backup: migration, every row, what people notice, the way back, the time.
 
-Findings of this module: the DC conditions of ``checks.content``, RH901 the migration failed, RH902 rows or values that
-no crossed release explains, RH903 it did not end in time, RH904 what goes by design, RH905 the release in use now does
-not open the restored backup, RH907 a remedy was tried on copies alone, RH908 the target cannot list what it migrated,
-RH909 names that will be others. ``copies`` has RH906. Whether the source changed meanwhile is the decision's question.
+What is found is told in :mod:`rehearsal.reasons`. Whether the source changed meanwhile is the decision's question.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,30 +14,19 @@ from typing import Any
 
 import yaml
 
-from zenml_upgrade_kit import (
-    copies,
-    entities,
-    environments,
-    migration,
-    paths,
-    preflight,
-    reference,
-    releases,
-    stores,
-    words,
-)
+from zenml_upgrade_kit import environments, preflight, releases, stores
 from zenml_upgrade_kit.archive import Backup
 from zenml_upgrade_kit.backup import of_run
 from zenml_upgrade_kit.checks import content
 from zenml_upgrade_kit.checks.content import Offence
-from zenml_upgrade_kit.copies import Site
 from zenml_upgrade_kit.errors import BadPlan, KitError
 from zenml_upgrade_kit.findings import Finding, Severity, StepResult
-from zenml_upgrade_kit.migration import Hop
 from zenml_upgrade_kit.plan import RehearsalChoices
 from zenml_upgrade_kit.probing import Environment
 from zenml_upgrade_kit.proof import comparison, entries
-from zenml_upgrade_kit.proof.comparison import Proof
+from zenml_upgrade_kit.rehearsal import copies, entities, migration, paths, reasons, reference
+from zenml_upgrade_kit.rehearsal.copies import Site
+from zenml_upgrade_kit.rehearsal.migration import Hop
 from zenml_upgrade_kit.runs import Step, write_whole
 from zenml_upgrade_kit.stores.address import Server
 
@@ -177,14 +163,14 @@ class _Attempt:
                         connection.execute(statement)
             for offence in found[identity]:
                 self.variables |= offence.variables
-            self.findings.append(_only_tried(identity, found[identity]))
+            self.findings.append(reasons.only_tried(identity, found[identity]))
 
     def _explain(self, hop: Hop, before: Path | Server) -> None:
         """Why the migration stopped, in the words of the condition where one is known; and how far others get."""
         offences = [one for one in self._look(before, hop) if one.condition.severity is Severity.BLOCK]
         blamed = [one for one in offences if hop.stopped_at and one.condition.revision == hop.stopped_at]
-        self.facts["obstacles"] = [_obstacle(one) for one in offences]
-        self.findings += [*([] if blamed else [_failed(hop)]), *(one.finding for one in offences)]
+        self.facts["obstacles"] = [reasons.obstacle(one) for one in offences]
+        self.findings += [*([] if blamed else [reasons.failed(hop)]), *(one.finding for one in offences)]
         if hop.timed_out or not self.chosen.bisect:
             self.not_checked.append("which release fails first")
             return
@@ -215,10 +201,10 @@ class _Attempt:
         self.timings["proof"] = time.monotonic() - began
         dropped = [{**one, "file": one["file"] and f"{EXPORTS}/{one['file']}"} for one in proof.dropped]
         self.facts["proof"] = {**proof.to_json(), "dropped": dropped}
-        self.findings += [*_unexplained(proof), *_by_design(dropped)]
+        self.findings += [*reasons.unexplained(proof), *reasons.by_design(dropped)]
         self.not_checked += proof.not_checked
         offences = self._look(before)
-        self.facts["obstacles"] = [_obstacle(one) for one in offences]
+        self.facts["obstacles"] = [reasons.obstacle(one) for one in offences]
         self.findings += [one.finding for one in offences]
 
     def _people(self, source: Environment, target: Environment, before: Path | Server, after: Path | Server) -> None:
@@ -232,19 +218,21 @@ class _Attempt:
             try:
                 listed[name] = entities.listed(environment, database, folder, variables, LISTING)
             except KitError as error:
-                self.findings.append(_cannot_open(name, environment.version, f"{error.problem}: {error.found}"))
+                self.findings.append(reasons.cannot_open(name, environment.version, f"{error.problem}: {error.found}"))
             self.timings[f"people_{name}"] = time.monotonic() - began
         if "before" in listed:
-            self.findings += _drilled(listed["before"], self.backup.manifest)
+            self.findings += reasons.drilled(listed["before"], self.backup.manifest)
             seconds = self.timings["restore_again"] + self.timings["people_before"]
             kept = ("zenml", "user", "active_stack", "runs", "stacks")
             self.facts["drill"] = {**{key: listed["before"].get(key) for key in kept}, "seconds": round(seconds, 3)}
         if "after" in listed:
             failing = listed["after"]["errors"].keys() - listed.get("before", {"errors": {}})["errors"].keys()
-            self.findings += [_cannot_list(kind, listed["after"]["errors"][kind], target.version) for kind in failing]
+            self.findings += [
+                reasons.cannot_list(kind, listed["after"]["errors"][kind], target.version) for kind in failing
+            ]
         if len(listed) == 2:
             self.facts["people"] = entities.changes(listed["before"], listed["after"])
-            self.findings += _noticed(self.facts["people"])
+            self.findings += reasons.noticed(self.facts["people"])
 
 
 def _as_active(config: Path | None, copy: Path) -> None:
@@ -302,137 +290,3 @@ def _forecast(step: Step, attempt: _Attempt, site: Site) -> dict[str, Any]:
         "speed": speed,
         "where": site.where,
     }
-
-
-# findings
-
-
-def _failed(hop: Hop) -> Finding:
-    """A failure that no known condition explains."""
-    error = hop.error or {"type": "no error", "message": f"the database is at {hop.reached}", "traceback": ""}
-    release = releases.for_stamp(hop.stopped_at) if hop.stopped_at else None
-    where = f" at revision {hop.stopped_at} (of {release.version})" if release else ""
-    held = f" Waiting for: {'; '.join(hop.held_by)}." if hop.held_by else ""
-    line = next(iter(error["message"].splitlines()), "")
-    what = f"did not end within {hop.seconds:.0f} seconds" if hop.timed_out else f"stopped with {error['type']}"
-    return Finding(
-        id="RH903" if hop.timed_out else "RH901",
-        severity=Severity.BLOCK,
-        subject=f"alembic_version {hop.reached}",
-        message=f"The migration {what}{where}: {line[:600]}{held}",
-        remedy=f"Read the log, {hop.log}. "
-        + (
-            "Give it more time with rehearsal: timeout: in the plan, or end what holds the lock."
-            if hop.timed_out
-            else "Put the cause right in the old release, or report it to ZenML; then start again."
-        ),
-        data={"reached": hop.reached, "stopped_at": hop.stopped_at, "error": dict(error), "held_by": list(hop.held_by)},
-    )
-
-
-def _obstacle(offence: Offence) -> dict[str, Any]:
-    """A condition with its rows and its remedy, for the notebook."""
-    one = offence.condition
-    told = {"id": one.id, "title": one.title, "severity": one.severity.value, "release": one.release}
-    told |= {"message": offence.message, "remedy": offence.remedy}
-    seen = {"count": offence.count, "rows": list(offence.rows)}
-    return {**told, **seen, "statements": list(offence.statements), "variables": dict(offence.variables)}
-
-
-def _only_tried(identity: str, offences: Sequence[Offence]) -> Finding:
-    statements = [statement for offence in offences for statement in offence.statements]
-    variables = {name: value for offence in offences for name, value in offence.variables.items()}
-    return Finding(
-        id="RH907",
-        severity=Severity.BLOCK,
-        subject=identity,
-        message=f"The remedy of {identity} was tried on copies alone; the store is as it was.",
-        remedy="If this rehearsal has no other finding that blocks, carry the remedy out on the store with the old "
-        "release stopped and a fresh backup, then rehearse again without --try-remedy.",
-        data={"statements": statements, "variables": variables},
-    )
-
-
-def _unexplained(proof: Proof) -> Iterator[Finding]:
-    """Rows and values that differ without a reason, one finding a table and column."""
-    kinds = {"differs": "values changed", "missing": "rows are gone", "extra": "rows appeared"}
-    for one in proof.unexplained:
-        place = f"{one['table']}.{one['column']}" if one["column"] else one["table"]
-        shown = "; ".join(_example(example) for example in one["examples"][:2])
-        yield Finding(
-            id="RH902",
-            severity=Severity.BLOCK,
-            subject=place,
-            message=f"{place}: {one['count']} {kinds[one['kind']]}, and no release in between explains it: {shown}",
-            remedy="Do not upgrade before this is accounted for; the run has both values. Report it to ZenML.",
-            data=dict(one),
-        )
-
-
-def _example(example: Mapping[str, Any]) -> str:
-    key = ", ".join(f"{name} {value}" for name, value in example["key"].items())
-    return f"{key}: {example['before']!r} became {example['after']!r}"
-
-
-def _by_design(dropped: Sequence[dict[str, Any]]) -> Iterator[Finding]:
-    """What the crossed releases drop, one finding a table and release; all of it is kept as CSV in the run."""
-    grouped: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    for one in dropped:
-        if one["rows"]:
-            grouped.setdefault((one["table"], one["release"], one["why"]), []).append(one)
-    for (table, release, why), some in grouped.items():
-        columns = [one["column"] for one in some if one["column"]]
-        what = f"{', '.join(columns)} of " if columns else ""
-        files = dict.fromkeys(one["file"] for one in some if one["file"])
-        yield Finding(
-            id="RH904",
-            severity=Severity.INFO,
-            subject=table,
-            message=f"{what}{words.count(max(one['rows'] for one in some), 'row')} go by design in {release}.",
-            remedy=f"Kept in this run: {', '.join(files)}." if files else "Nothing to do.",
-            data={"rows": max(one["rows"] for one in some), "columns": columns, "why": why},
-        )
-
-
-def _cannot_open(name: str, version: str, why: str) -> Finding:
-    if name == "before":
-        return Finding(
-            id="RH905",
-            severity=Severity.BLOCK,
-            subject=f"ZenML {version}",
-            message=f"The release in use does not open the restored backup, so that a way back is not proven: {why}.",
-            remedy="Read the log in work/30_rehearsal/people; try your own environment with --source-python.",
-        )
-    return _cannot_list("anything", why, version)
-
-
-def _cannot_list(kind: str, why: str, version: str) -> Finding:
-    return Finding(
-        id="RH908",
-        severity=Severity.BLOCK,
-        subject=kind,
-        message=f"ZenML {version} migrates the database, then fails to list {kind}: {why}",
-        remedy="Find the row that it stumbles over (DC124, DC125), and correct it in the old release.",
-    )
-
-
-def _drilled(listed: Mapping[str, Any], manifest: Mapping[str, Any]) -> Iterator[Finding]:
-    """Whether the source's release lists all runs and stacks of the backup."""
-    rows = {name: table["rows"] for name, table in manifest["tables"].items()}
-    for kind, table in (("runs", "pipeline_run"), ("stacks", "stack")):
-        if rows.get(table) is not None and listed.get(kind) not in (None, rows[table]):
-            yield _cannot_open("before", listed["zenml"], f"it lists {listed[kind]} of {rows[table]} {kind}")
-
-
-def _noticed(changed: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
-    """Names that people know and that will be others; what crossing a release always does only informs."""
-    for one in changed:
-        if one["change"] == "error" or (one["change"] == "new" and one.get("expected")):
-            continue
-        yield Finding(
-            id="RH909",
-            severity=Severity.INFO if one.get("expected") else Severity.WARN,
-            subject=f"{one['kind']}: {one['before'] or one['after']}",
-            message=one["detail"],
-            remedy=one.get("expected") or "Tell the people who use this name, and look at code that asks for it.",
-        )
