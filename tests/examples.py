@@ -80,7 +80,14 @@ def backup() -> StepResult:
 
 def rehearsal() -> StepResult:
     """30_rehearsal with one table of each outcome, a condition, a name that changed and a value nobody explains."""
-    column = {"column": EVIL, "was": "workspace_id", "outcome": "renamed", "release": "0.80.0", "why": EVIL}
+    column = {
+        "column": EVIL,
+        "was": "workspace_id",
+        "outcome": "renamed",
+        "release": "0.80.0",
+        "why": EVIL,
+        "changed": 1,
+    }
     tables = [_table(EVIL, outcome, columns=[column]) for outcome in ("changed", "renamed", "added", "not_checked")]
     tables += [_table("step_run", "unexplained"), _table("role", "dropped", after=None), _table("tag", "unchanged")]
     example = {"key": {"id": EVIL}, "before": EVIL, "after": None}
@@ -124,7 +131,7 @@ def rehearsal() -> StepResult:
     return StepResult(step="30_rehearsal", status=Status.PASS, facts=facts, started=STARTED, seconds=73)
 
 
-def _table(name: str, outcome: str, after: int | None = 3, columns: Sequence[Mapping[str, str]] = ()) -> dict[str, Any]:
+def _table(name: str, outcome: str, after: int | None = 3, columns: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
     counted = {"before": 3, "after": after, "new_rows": 1, "dropped_rows": 1, "seconds": 0.1}
     return {"table": name, "was": "old", "outcome": outcome, "columns": list(columns), "why": [EVIL], **counted}
 

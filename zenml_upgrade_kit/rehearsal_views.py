@@ -108,7 +108,8 @@ def tables(result: StepResult) -> Shown:
     shown += folded_table(same, {"table": "Table", "after": "Rows"}, "table", before="✓ exactly as before: ")
     empty = [row for row in rows if row not in loud and row not in same]
     shown += folded_table(empty, columns, "table", after=" without rows, before and after")
-    columns = {"table": "Table", "column": "Column", "was": "Was", "outcome": "Outcome", "release": "Release"}
+    columns = {"table": "Table", "column": "Column", "was": "Was", "outcome": "Outcome", "changed": "In rows"}
+    columns |= {"release": "Release"}
     changed = [{"table": row["table"], **column} for row in rows if row["held"] for column in row["columns"]]
     shown += folded_table(changed, {**columns, "why": "Why"}, "column", after=", each with the reason")
     return shown + listing("Not checked", proof["not_checked"])

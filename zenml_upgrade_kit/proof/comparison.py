@@ -113,9 +113,13 @@ class _Work:
     def _keep(self, found: Found, seconds: float) -> None:
         table = found.table
         gone = [one for one in self.expectation.lost if table.was and one.was == table.was]
-        columns = [column_record(one) for one in table.columns.values() if one.outcome and table.was]
+        columns = [
+            column_record(one, found.changed.get(one.name))
+            for one in table.columns.values()
+            if one.outcome and table.was and found.changed.get(one.name) != 0  # what may be rewritten, and was not
+        ]
         columns += [
-            {"column": name, "was": "", "outcome": outcome, "release": one.release, "why": one.why}
+            {"column": name, "was": "", "outcome": outcome, "changed": None, "release": one.release, "why": one.why}
             for one in gone
             for name in one.columns
             if (outcome := {"columns": "dropped", "moved": "moved"}[one.kind])
@@ -146,10 +150,12 @@ def _joined(pair: Pair, table: Table, found: Found) -> None:
     join = Join(pair, table)
     tests = {one.name: join.differs(one.name) for one in join.columns}
     any_differs = " OR ".join(f"({test})" for test in tests.values()) or "1 = 0"
-    row = pair.first(
-        f"SELECT COUNT(*), SUM({join.there}), SUM({join.there} AND ({any_differs})) FROM {join.source}{join.where()}"
-    )
-    expected, matched, differing = (int(value or 0) for value in row)
+    rewritten = [one for one in join.columns if one.outcome == "rewritten" and one.was and table.was and not table.made]
+    sums = [any_differs, *(join.changed(one) for one in rewritten)]
+    counted = ", ".join(f"SUM({join.there} AND ({test}))" for test in sums)
+    row = pair.first(f"SELECT COUNT(*), SUM({join.there}), {counted} FROM {join.source}{join.where()}")
+    expected, matched, differing, *changed = (int(value or 0) for value in row)
+    found.changed = {one.name: count for one, count in zip(rewritten, changed, strict=True)}
     found.before = _before(pair, table, expected)
     found.dropped = max(0, found.before - expected) if found.before is not None else 0
     found.rows, found.cells = matched, matched * len(tests)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from zenml_upgrade_kit.errors import KitError
-from zenml_upgrade_kit.proof.states import MIGRATED, Column, Table
+from zenml_upgrade_kit.proof.states import MIGRATED, THIS, Column, Table
 from zenml_upgrade_kit.stores.pair import Kind, Pair
 from zenml_upgrade_kit.stores.sqlite import quoted
 
@@ -38,6 +38,12 @@ class Join:
         if column.checks:
             return f"({' OR '.join(column.checks)}) IS NOT TRUE"
         return self.pair.differ(column.sql, f"{MIGRATED}.{quoted(name)}", self._kind(column), self.real[name])
+
+    def changed(self, column: Column) -> str:
+        """SQL that is true where a column does not hold any more what it held before."""
+        held = self.pair.before.tables[self.table.was][column.was]
+        after = f"{MIGRATED}.{quoted(column.name)}"
+        return self.pair.differ(f"{THIS}.{quoted(column.was)}", after, held, self.real[column.name])
 
     def where(self, *conditions: str) -> str:
         """A where-clause with the table's own conditions."""

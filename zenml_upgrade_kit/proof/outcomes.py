@@ -14,10 +14,11 @@ class Proof:
     """What became of every table, as JSON.
 
     tables: ``table``, ``was`` (another name before, or ""), ``before`` and ``after`` (rows, None for no table),
-    ``outcome``, ``columns`` (those that are not plainly the same: ``column``, ``was``, ``outcome``, ``release``,
-    ``why``), ``new_rows``, ``dropped_rows``, ``why``, ``seconds``. unexplained: ``table``, ``column`` ("" for whole
-    rows), ``kind`` (differs, missing, extra), ``count``, ``examples`` (``key``, ``before``, ``after``). dropped:
-    ``table`` as it was called before, ``column``, ``rows``, ``file`` (its name), ``release``, ``why``, ``hidden``.
+    ``outcome``, ``columns`` (those that are not plainly the same: ``column``, ``was``, ``outcome``, ``changed``, in how
+    many rows the value is another one, None where that was not counted, ``release``, ``why``), ``new_rows``,
+    ``dropped_rows``, ``why``, ``seconds``. unexplained: ``table``, ``column`` ("" for whole rows), ``kind`` (differs,
+    missing, extra), ``count``, ``examples`` (``key``, ``before``, ``after``). dropped: ``table`` as it was called
+    before, ``column``, ``rows``, ``file`` (its name), ``release``, ``why``, ``hidden``.
     totals: ``tables``, ``rows`` and ``cells`` that were compared. not_checked: sentences.
     """
 
@@ -46,6 +47,7 @@ class Found:
 
     def __post_init__(self) -> None:
         self.unexplained: list[dict[str, Any]] = []
+        self.changed: dict[str, int] = {}
 
     def wrong(self, column: str, kind: str, count: int, examples: Sequence[Any] = ()) -> None:
         """Something that the model does not explain."""
@@ -81,12 +83,13 @@ def record(name: str) -> dict[str, Any]:
     }
 
 
-def column_record(column: Column) -> dict[str, Any]:
+def column_record(column: Column, changed: int | None) -> dict[str, Any]:
     """Of a column that is not plainly the same."""
     return {
         "column": column.name,
         "was": column.was if column.was != column.name else "",
         "outcome": column.outcome,
+        "changed": changed,
         "release": column.release,
         "why": column.why,
     }
