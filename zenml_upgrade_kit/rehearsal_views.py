@@ -29,7 +29,7 @@ def summary(result: StepResult) -> Shown:
     """The rehearsal in a few sentences, and how many tables, rows and values were compared with which outcome."""
     facts = result.facts
     hops, proof = facts.get("hops") or [], facts.get("proof") or {}
-    done = [f"Copies of the backup were made in {facts.get('site', 'a place')}."] if hops else []
+    done = [f"Where the copies of the backup were: {facts['site']}."] if hops else []
     for hop in hops:
         steps = f"{words.count(len(hop['revisions']), 'step')} in {words.duration(hop['seconds'])}"
         ended = "stopped" if hop["error"] else f"took the copy from {hop['started_at']} to {hop['reached']}"
@@ -102,8 +102,7 @@ def tables(result: StepResult) -> Shown:
     bad = ("unexplained", "not_checked")
     loud = [row for row in rows if row["outcome"] in bad or (row["outcome"] != "unchanged" and row["held"])]
     columns = {"outcome": "Outcome", "table": "Table", "before": "Rows before", "after": "Rows after"}
-    told = {"was": "Called before", "came": "Rows new", "went": "Rows gone", "touched": "Columns that change"}
-    shown = unexplained(proof) + table(loud, {**columns, **told}, "Tables that change")
+    shown = unexplained(proof) + table(loud, {**columns, "changes": "What changes"}, "Tables that change")
     same = [row for row in rows if row["outcome"] == "unchanged"]
     shown += folded_table(same, {"table": "Table", "after": "Rows"}, "table", before="✓ exactly as before: ")
     empty = [row for row in rows if row not in loud and row not in same]
@@ -210,13 +209,14 @@ def _rows(tables: Iterable[Mapping[str, Any]]) -> int:
 def _changes(one: Mapping[str, Any]) -> dict[str, Any]:
     """What is told of a table in a line: its other name, rows that came and went, columns of rows that change."""
     changed = [column["column"] for column in one["columns"] if column["outcome"] not in ("added", "moved")]
-    return {
-        "was": one["was"] if one["was"] != one["table"] else None,
-        "came": one["new_rows"] or None,
-        "went": one["dropped_rows"] or None,
-        "touched": ", ".join(changed[:6]) + (f" and {len(changed) - 6} more" if len(changed) > 6 else "") or None,
-        "held": bool(one["before"] or one["after"]),
-    }
+    more = f" and {len(changed) - 6} more" if len(changed) > 6 else ""
+    told = [
+        f"called {one['was']} before" if one["was"] not in ("", one["table"]) else "",
+        f"{words.count(one['new_rows'], 'new row')}" if one["new_rows"] else "",
+        f"{words.count(one['dropped_rows'], 'row')} less" if one["dropped_rows"] else "",
+        f"columns: {', '.join(changed[:6])}{more}" if changed else "",
+    ]
+    return {"changes": "; ".join(filter(None, told)), "held": bool(one["before"] or one["after"])}
 
 
 def _touched(proof: Mapping[str, Any] | None) -> set[str] | None:

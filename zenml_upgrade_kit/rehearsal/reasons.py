@@ -17,6 +17,9 @@ from zenml_upgrade_kit.findings import Finding, Severity
 from zenml_upgrade_kit.proof.comparison import Proof
 from zenml_upgrade_kit.rehearsal.migration import Hop
 
+EXPORTS = "dropped"
+"""The folder of the run that keeps what goes by design."""
+
 
 def failed(hop: Hop) -> Finding:
     """A failure that no known condition explains."""
@@ -93,15 +96,15 @@ def by_design(dropped: Sequence[dict[str, Any]]) -> Iterator[Finding]:
             grouped.setdefault((one["table"], one["release"], one["why"]), []).append(one)
     for (table, release, why), some in grouped.items():
         columns = [one["column"] for one in some if one["column"]]
+        rows = max(one["rows"] for one in some)
         what = f"{', '.join(columns)} of " if columns else ""
-        files = dict.fromkeys(one["file"] for one in some if one["file"])
         yield Finding(
             id="RH904",
             severity=Severity.INFO,
             subject=table,
-            message=f"{what}{words.count(max(one['rows'] for one in some), 'row')} go by design in {release}.",
-            remedy=f"Kept in this run: {', '.join(files)}." if files else "Nothing to do.",
-            data={"rows": max(one["rows"] for one in some), "columns": columns, "why": why},
+            message=f"{release} drops {what}{words.count(rows, 'row')} by design.",
+            remedy=f"They are kept in the folder {EXPORTS} of this run.",
+            data={"rows": rows, "columns": columns, "why": why},
         )
 
 
@@ -136,14 +139,22 @@ def drilled(listed: Mapping[str, Any], manifest: Mapping[str, Any]) -> Iterator[
 
 
 def noticed(changed: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
-    """Names that people know and that will be others; what crossing a release always does only informs."""
-    for one in changed:
-        if one["change"] == "error" or (one["change"] == "new" and one.get("expected")):
-            continue
+    """Names that people know and that will be others; what crossing a release always does is one note."""
+    told = [one for one in changed if one["change"] != "error"]
+    for one in told:
+        if not one.get("expected"):
+            yield Finding(
+                id="RH909",
+                severity=Severity.WARN,
+                subject=f"{one['kind']}: {one['before'] or one['after']}",
+                message=one["detail"],
+                remedy="Tell the people who use this name, and look at code that asks for it.",
+            )
+    if expected := [one for one in told if one.get("expected") and one["change"] != "new"]:
         yield Finding(
             id="RH909",
-            severity=Severity.INFO if one.get("expected") else Severity.WARN,
-            subject=f"{one['kind']}: {one['before'] or one['after']}",
-            message=one["detail"],
-            remedy=one.get("expected") or "Tell the people who use this name, and look at code that asks for it.",
+            severity=Severity.INFO,
+            subject=words.count(len(expected), "name or right"),
+            message=" ".join(dict.fromkeys(one["detail"] for one in expected[:5])),
+            remedy="Known of the releases in between; see what people will notice.",
         )

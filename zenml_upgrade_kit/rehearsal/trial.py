@@ -32,8 +32,6 @@ from zenml_upgrade_kit.stores.address import Server
 
 LISTING = 900.0
 """Seconds for a release to open a copy and list what people see in it."""
-EXPORTS = "dropped"
-"""The folder of the run that keeps what goes by design."""
 Tell = Callable[[str], Any]
 
 
@@ -197,9 +195,9 @@ class _Attempt:
         self.tell("comparing every row with the backup")
         began = time.monotonic()
         target = releases.get(self.step.run.target_version).stamp
-        proof = comparison.prove(before, migrated, self.stamp, target, exports=self.step.run.folder / EXPORTS)
+        proof = comparison.prove(before, migrated, self.stamp, target, exports=self.step.run.folder / reasons.EXPORTS)
         self.timings["proof"] = time.monotonic() - began
-        dropped = [{**one, "file": one["file"] and f"{EXPORTS}/{one['file']}"} for one in proof.dropped]
+        dropped = [{**one, "file": one["file"] and f"{reasons.EXPORTS}/{one['file']}"} for one in proof.dropped]
         self.facts["proof"] = {**proof.to_json(), "dropped": dropped}
         self.findings += [*reasons.unexplained(proof), *reasons.by_design(dropped)]
         self.not_checked += proof.not_checked
