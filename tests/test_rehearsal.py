@@ -30,8 +30,8 @@ Deployment = Callable[..., Path]
 Environments = Callable[[str], Environment]
 BackedUp = Callable[..., Run]
 TARGET = "0.98.0"
-FAST = ["0.43.0", "0.55.5", "0.60.0", "0.70.0", "0.80.2"]
-SLOW = ["0.50.0", "0.58.2", "0.68.1", "0.75.0", "0.85.0", "0.90.0", "0.94.1", "0.97.0"]
+FAST = ["0.43.0", "0.55.5", "0.70.0"]
+SLOW = ["0.50.0", "0.58.2", "0.60.0", "0.68.1", "0.75.0", "0.80.2", "0.85.0", "0.90.0", "0.94.1", "0.97.0"]
 MATRIX = [*FAST, *(pytest.param(version, marks=pytest.mark.nightly) for version in SLOW)]
 
 
@@ -117,7 +117,10 @@ def test_every_row_of_an_old_store_is_accounted_for(
     assert not list(run.work.glob("30_rehearsal/**/*backup*"))
 
 
-@pytest.mark.parametrize("version", ["0.55.5", "0.60.0", "0.70.0", "0.80.2"])
+@pytest.mark.parametrize(
+    "version",
+    ["0.55.5", "0.70.0", *(pytest.param(version, marks=pytest.mark.nightly) for version in ("0.60.0", "0.80.2"))],
+)
 def test_every_row_of_a_server_store_is_accounted_for_beside_it(
     version: str,
     mysql_store: Callable[..., Server],
@@ -148,7 +151,7 @@ def test_what_goes_by_design_is_told_and_kept(deployment: Deployment, backed_up:
     kept = run.folder / gone["role", ""]["file"]
     assert kept.stat().st_mode & 0o077 == 0
     assert len(kept.read_text().splitlines()) == gone["role", ""]["rows"] + 1
-    stacks = [one for one in result.facts["people"] if one["kind"] == "stack" and one["change"] == "renamed"]
+    stacks = [one for one in result.facts["people"] if one["kind"] == "stacks" and one["change"] == "renamed"]
     assert [(one["before"], one["after"][:8]) for one in stacks] == [("default", "default-")]
 
 
@@ -215,7 +218,7 @@ def test_after_a_failure_the_releases_between_are_tried(deployment: Deployment, 
     result = rehearsed(backed_up(config, "0.70.0"))
     assert ids(result) == ["DC101"]
     found = result.facts["bisection"]
-    assert (found["last_working"], found["first_failing"]) == ("0.75.0", "0.80.0")
+    assert (found["last_working"], found["first_failing"]) == ("0.75.1", "0.80.0")
 
 
 @pytest.mark.nightly
@@ -262,7 +265,7 @@ def test_a_kill_leaves_the_store_alone_and_the_next_attempt_works(
     config = deployment("0.70.0")
     before = sqlite.digest(database(config))
     run = backed_up(config, "0.70.0")
-    code = "import sys; from pathlib import Path; from zenml_upgrade_kit import rehearsal, runs;"
+    code = "from zenml_upgrade_kit import runs; from zenml_upgrade_kit.rehearsal import trial;"
     code += f"trial.rehearse(runs.begin('30_rehearsal', {str(run.folder)!r}))"
     killed = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stdout=subprocess.DEVNULL)
     until = time.monotonic() + 300
