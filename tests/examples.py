@@ -120,7 +120,7 @@ def rehearsal() -> StepResult:
         {"kind": "stack", "before": EVIL, "after": "default-1a2b", "change": "renamed", "detail": "", "expected": EVIL},
         {"kind": "pipeline", "before": "train", "after": "", "change": "gone", "detail": EVIL, "expected": ""},
     ]
-    why = {"release": "0.83.1", "revision": "3d7e39f3ac92", "why": EVIL, "seconds": 60.5}
+    why = {"release": "0.83.1", "revision": "3d7e39f3ac92", "why": [EVIL], "seconds": 60.5}
     forecast = {"backup": 1.0, "migration": 61.5, "restore": 2.0, "downtime": 62.5, "with_rollback": 64.5, "speed": 1.5}
     drill = {"zenml": "0.55.5", "user": EVIL, "active_stack": EVIL, "runs": 5, "stacks": 2, "seconds": 4.5}
     facts = {"site": EVIL, "seconds": 61.5, "revision_before": "0.55.5", "revision_after": "0.98.0", "proof": proof}

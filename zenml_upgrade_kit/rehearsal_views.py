@@ -55,9 +55,8 @@ def story(result: StepResult) -> Shown:
     """What each release in between does to the data, in plain words; what concerns nothing in here is folded."""
     told: dict[tuple[str, str], float] = {}
     for one in result.facts.get("story") or []:
-        if one["why"]:
-            key = (one["release"], one["why"])
-            told[key] = told.get(key, 0.0) + one["seconds"]
+        for why in one["why"]:
+            told[one["release"], why] = told.get((one["release"], why), 0.0) + one["seconds"]
     touched = _touched(result.facts.get("proof"))
     rows = [{"release": release, "why": why, "seconds": seconds} for (release, why), seconds in told.items()]
     yours = [row for row in rows if touched is None or row["why"] in touched]

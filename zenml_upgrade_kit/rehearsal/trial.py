@@ -5,6 +5,7 @@ What is found is told in :mod:`rehearsal.reasons`. Whether the source changed me
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -41,7 +42,7 @@ def rehearse(step: Step, *, tell: Tell = print, **choices: Any) -> StepResult:
     choices: of :class:`RehearsalChoices`, where they are not those of the plan; empty ones do not count.
 
     facts: ``site``, ``copies``, ``path`` (releases), ``hops`` (as :class:`migration.Hop`), ``zenml``, ``seconds`` (of
-    the migrations), ``revision_before``, ``revision_after``, ``story`` (``release``, ``revision``, ``why``,
+    the migrations), ``revision_before``, ``revision_after``, ``story`` (``release``, ``revision``, ``why``: sentences,
     ``seconds``), ``proof`` (as :class:`comparison.Proof`), ``people`` (what :func:`entities.changes` says), ``drill``,
     ``forecast``, ``obstacles`` (conditions met), ``bisection``, ``timings``, ``log_tail``, ``source_unchanged``.
     Raises :class:`BadPlan` for a path or a remedy that cannot be, and what making copies raises.
@@ -49,8 +50,8 @@ def rehearse(step: Step, *, tell: Tell = print, **choices: Any) -> StepResult:
     known = preflight.source_identity(step.run)
     backup = of_run(step.run)
     environments.of_run(step.run)  # a blocked preflight leaves none
-    copies.end(step.run)
     step.empty_work()
+    shutil.rmtree(step.run.folder / reasons.EXPORTS, ignore_errors=True)
     chosen = step.plan.rehearsal.but(choices)
     with copies.site(step, backup, chosen) as site:
         attempt = _Attempt(step=step, backup=backup, site=site, chosen=chosen, tell=tell)
@@ -101,7 +102,7 @@ class _Attempt:
             self._remedies(chosen.try_remedy, [before, migrated])
         done = self._migrate([*stops, target], migrated)
         self.facts |= {"path": hops, **_told(done, self.stamp), "timings": self.timings}
-        if done[-1].error or done[-1].reached != releases.get(run.target_version).stamp:
+        if done[-1].error:
             self._explain(done[-1], before)
             return
         self._prove(before, migrated)
@@ -219,6 +220,10 @@ class _Attempt:
                 self.findings.append(reasons.cannot_open(name, environment.version, f"{error.problem}: {error.found}"))
             self.timings[f"people_{name}"] = time.monotonic() - began
         if "before" in listed:
+            cannot = listed["before"]["errors"].items()
+            self.not_checked += [
+                f"{kind}, which ZenML {source.version} cannot list either: {why}" for kind, why in cannot
+            ]
             self.findings += reasons.drilled(listed["before"], self.backup.manifest)
             seconds = self.timings["restore_again"] + self.timings["people_before"]
             kept = ("zenml", "user", "active_stack", "runs", "stacks")
@@ -248,7 +253,9 @@ def _told(done: Sequence[Hop], stamp: str) -> dict[str, Any]:
     """What the migrations say of themselves."""
     log = Path(done[-1].log)
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
-    why = {change.revision: change.why for change in entries.load()}
+    why: dict[str, list[str]] = {}
+    for change in entries.load():
+        why.setdefault(change.revision, []).append(change.why)
     return {
         "hops": [hop.to_json() for hop in done],
         "zenml": done[-1].version,
@@ -256,7 +263,7 @@ def _told(done: Sequence[Hop], stamp: str) -> dict[str, Any]:
         "revision_before": stamp,
         "revision_after": done[-1].reached,
         "story": [
-            {"release": one.release, "revision": one.revision, "why": why.get(one.revision, ""), "seconds": one.seconds}
+            {"release": one.release, "revision": one.revision, "why": why.get(one.revision, []), "seconds": one.seconds}
             for hop in done
             for one in hop.revisions
         ],
