@@ -21,9 +21,9 @@ from zenml_upgrade_kit import backup, plan, preflight, stores
 from zenml_upgrade_kit.environments import Environment
 from zenml_upgrade_kit.errors import BadPlan, RunUnusable
 from zenml_upgrade_kit.findings import Severity, Status, StepResult
-from zenml_upgrade_kit.rehearsal import copies, trial
+from zenml_upgrade_kit.rehearsal import copies, migration, trial
 from zenml_upgrade_kit.runs import Run
-from zenml_upgrade_kit.stores import scratch, sqlite
+from zenml_upgrade_kit.stores import mysql, scratch, sqlite
 from zenml_upgrade_kit.stores.address import Server
 
 Deployment = Callable[..., Path]
@@ -205,6 +205,28 @@ def test_a_half_migrated_store_is_found_by_its_shape(deployment: Deployment, bac
     [finding] = [one for one in result.findings if one.id == "DB004"]
     assert "step_run has the unique rule (name, pipeline_run_id)" in finding.message
     assert result.status is Status.BLOCK
+
+
+def test_what_a_killed_migration_left_on_a_server_is_found_before_anything_is_migrated(
+    mysql_store: Callable[..., Server],
+    zenml_mariadb: Server,
+    environment: Environments,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = mysql_store("0.70.0", zenml_mariadb)
+    with closing(mysql.connect(store)) as reader:  # 0.71.0 makes a table, then waits for this one to alter another
+        mysql.begin(reader)
+        reader.execute("SELECT COUNT(*) FROM run_metadata")
+        hop = migration.migrate(
+            environment(TARGET), store, folder=tmp_path / "killed", variables=copies.variables(store), timeout=30
+        )
+    assert hop.timed_out
+    monkeypatch.setenv("PROD", databases.zenml_url(store))
+    result = preflight.check(plan.make({"store": "env:PROD", "to": TARGET}))
+    [finding] = [one for one in result.findings if one.id == "DB004"]
+    assert finding.severity is Severity.BLOCK
+    assert "run_metadata_resource" in finding.message
 
 
 @pytest.mark.nightly
