@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,7 +48,7 @@ def rehearse(step: Step, *, tell: Tell = print, **choices: Any) -> StepResult:
     ``forecast``, ``obstacles`` (conditions met), ``bisection``, ``timings``, ``log_tail``, ``source_unchanged``.
     Raises :class:`BadPlan` for a path or a remedy that cannot be, and what making copies raises.
     """
-    known = preflight.source_identity(step.run)
+    preflight.source_identity(step.run)  # a run of an earlier kit has none
     backup = of_run(step.run)
     environments.of_run(step.run)  # a blocked preflight leaves none
     step.empty_work()
@@ -58,8 +59,6 @@ def rehearse(step: Step, *, tell: Tell = print, **choices: Any) -> StepResult:
         attempt.carry_out()
         facts = {**attempt.facts, "site": site.where, "copies": site.state(), "keep_copy": chosen.keep_copy}
         facts["forecast"] = _forecast(step, attempt, site)
-    located = stores.locate(step.plan.store)
-    facts["source_unchanged"] = stores.identity(located.server or located.path) == known
     return step.result([*site.findings, *attempt.findings], facts, attempt.not_checked)
 
 
@@ -104,9 +103,20 @@ class _Attempt:
         self.facts |= {"path": hops, **_told(done, self.stamp), "timings": self.timings}
         if done[-1].error:
             self._explain(done[-1], before)
+            self.facts["source_unchanged"] = self._source_unchanged()
             return
         self._prove(before, migrated)
-        self._people(source, target, before, migrated)
+        with ThreadPoolExecutor(1) as pool:  # the releases take their time to start
+            met, unchanged = pool.submit(self._look, before), pool.submit(self._source_unchanged)
+            self._people(source, target, before, migrated)
+        self.facts |= {"obstacles": [reasons.obstacle(one) for one in met.result()]}
+        self.facts |= {"source_unchanged": unchanged.result()}
+        self.findings += [one.finding for one in met.result()]
+
+    def _source_unchanged(self) -> bool:
+        """Whether the store is as it was when the run began: the rehearsal reads it only here."""
+        located = stores.locate(self.step.plan.store)
+        return stores.identity(located.server or located.path) == preflight.source_identity(self.step.run)
 
     def _environment(self, version: str) -> Environment:
         """A release to stop at; it only migrates, so that what is installed beside it does not matter."""
@@ -202,9 +212,6 @@ class _Attempt:
         self.facts["proof"] = {**proof.to_json(), "dropped": dropped}
         self.findings += [*reasons.unexplained(proof), *reasons.by_design(dropped)]
         self.not_checked += proof.not_checked
-        offences = self._look(before)
-        self.facts["obstacles"] = [reasons.obstacle(one) for one in offences]
-        self.findings += [one.finding for one in offences]
 
     def _people(self, source: Environment, target: Environment, before: Path | Server, after: Path | Server) -> None:
         """What both releases list; that the source's release opens the restored backup is the drill of a rollback."""
