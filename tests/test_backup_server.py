@@ -14,9 +14,9 @@ import databases
 import pytest
 
 from zenml_upgrade_kit import archive, backup, drill, places, plan
+from zenml_upgrade_kit.choices import BackupChoices
 from zenml_upgrade_kit.errors import BadPlan
 from zenml_upgrade_kit.findings import Status, StepResult
-from zenml_upgrade_kit.plan import BackupChoices
 from zenml_upgrade_kit.stores import Store, mysql, scratch
 from zenml_upgrade_kit.stores.address import Server
 

@@ -16,7 +16,7 @@ else:
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "zenml_upgrade_kit"
 FLOORS = [
-    {"errors", "findings", "redact", "words"},
+    {"choices", "errors", "findings", "redact", "words"},
     {"packing", "places", "plan", "releases", "runs"},
     {"archive", "checks", "environments", "managed", "probing", "proof", "pythons", "recipes", "schedule", "stores"},
     {"artifacts", "backup", "decision", "demo", "drill", "inventory", "preflight", "rehearsal", "restore", "retention"}

@@ -12,8 +12,8 @@ import yaml
 
 from zenml_upgrade_kit import archive, backup, places, restore
 from zenml_upgrade_kit.archive import Backup
+from zenml_upgrade_kit.choices import BackupChoices
 from zenml_upgrade_kit.errors import BackupUnusable, BadPlan, KitError, RestoreRefused, StoreUnreadable
-from zenml_upgrade_kit.plan import BackupChoices
 from zenml_upgrade_kit.stores import Store, locate, mysql, scratch, sqlite
 from zenml_upgrade_kit.stores.address import Server
 

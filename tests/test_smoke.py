@@ -8,10 +8,10 @@ import pytest
 from rehearsed import rehearsed
 
 from zenml_upgrade_kit import plan, smoke
+from zenml_upgrade_kit.choices import SmokeRun
 from zenml_upgrade_kit.environments import Environment
 from zenml_upgrade_kit.errors import BadPlan
 from zenml_upgrade_kit.findings import Finding, Status, StepResult
-from zenml_upgrade_kit.plan import SmokeRun
 from zenml_upgrade_kit.runs import Run
 from zenml_upgrade_kit.stores import sqlite
 

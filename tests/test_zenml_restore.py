@@ -10,7 +10,7 @@ from typing import Any
 from databases import client, zenml_url
 
 from zenml_upgrade_kit import backup, places, restore
-from zenml_upgrade_kit.plan import BackupChoices
+from zenml_upgrade_kit.choices import BackupChoices
 from zenml_upgrade_kit.probing import Environment, run_command
 from zenml_upgrade_kit.stores import Store, mysql
 from zenml_upgrade_kit.stores.address import Server

@@ -17,10 +17,11 @@ from typing import Any, BinaryIO
 from zenml_upgrade_kit import archive, inventory, managed, packing, places, retention
 from zenml_upgrade_kit import plan as plans
 from zenml_upgrade_kit.archive import Backup, New
+from zenml_upgrade_kit.choices import BackupChoices
 from zenml_upgrade_kit.drill import definition_digest, drill, server_at
 from zenml_upgrade_kit.errors import BackupUnusable, KitError, RunUnusable
 from zenml_upgrade_kit.findings import Finding, Severity, StepResult
-from zenml_upgrade_kit.plan import BackupChoices, Plan
+from zenml_upgrade_kit.plan import Plan
 from zenml_upgrade_kit.runs import Run, Step
 from zenml_upgrade_kit.runs import begin as begin_step
 from zenml_upgrade_kit.stores import Reader, Store, dumping, locate, mysql, sqlite

@@ -207,6 +207,29 @@ def _parser() -> argparse.ArgumentParser:
     choose_format(one, "text", "json")
 
     one = command("rehearse", rehearse, "Prove the upgrade of a deployment on a copy and leave a report.")
+    _of_rehearsal(one)
+
+    one = command("check", check, "Look for known obstacles: read-only, in seconds.")
+    _store(one)
+    choose_format(one, "text", "json", "junit", "markdown")
+
+    one = command("init", init, "Write a commented plan.")
+    one.add_argument("plan", nargs="?", default="plan.yaml", metavar="PLAN", help="the file to write (plan.yaml)")
+
+    one = command("report", report_again, "Write the pages of a run again.")
+    one.add_argument("run", metavar="RUN", help="folder of the run")
+
+    one = command("rollback", rollback, "Restore the database and config.yaml from the backup of a run.")
+    one.add_argument("run", metavar="RUN", help="folder of the run")
+    one.add_argument("--yes", action="store_true", help="do it; without this, only say what would be done")
+
+    copy_commands.add(command)
+    artifact_commands.add(command)
+    backup_commands.add(command)
+    return parser
+
+
+def _of_rehearsal(one: argparse.ArgumentParser) -> None:
     one.add_argument("plan", nargs="?", metavar="PLAN", help="plan in YAML, as written by: zenml-upgrade init")
     _store(one)
     one.add_argument(
@@ -231,25 +254,6 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--keep-going", action="store_true", help="carry out the later steps although one blocks")
     one.add_argument("--resume", metavar="RUN", help="continue a run that was killed or stopped")
     choose_format(one, "text", "json")
-
-    one = command("check", check, "Look for known obstacles: read-only, in seconds.")
-    _store(one)
-    choose_format(one, "text", "json", "junit", "markdown")
-
-    one = command("init", init, "Write a commented plan.")
-    one.add_argument("plan", nargs="?", default="plan.yaml", metavar="PLAN", help="the file to write (plan.yaml)")
-
-    one = command("report", report_again, "Write the pages of a run again.")
-    one.add_argument("run", metavar="RUN", help="folder of the run")
-
-    one = command("rollback", rollback, "Restore the database and config.yaml from the backup of a run.")
-    one.add_argument("run", metavar="RUN", help="folder of the run")
-    one.add_argument("--yes", action="store_true", help="do it; without this, only say what would be done")
-
-    copy_commands.add(command)
-    artifact_commands.add(command)
-    backup_commands.add(command)
-    return parser
 
 
 def _store(parser: argparse.ArgumentParser) -> None:

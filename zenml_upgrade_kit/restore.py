@@ -17,8 +17,8 @@ import yaml
 
 from zenml_upgrade_kit import archive, backup, drill, stores
 from zenml_upgrade_kit.archive import Backup
+from zenml_upgrade_kit.choices import BackupChoices
 from zenml_upgrade_kit.errors import BackupUnusable, KitError, RestoreRefused, StoreUnreadable
-from zenml_upgrade_kit.plan import BackupChoices
 from zenml_upgrade_kit.stores import Store, scratch, sqlite
 from zenml_upgrade_kit.stores.address import Server
 

@@ -17,9 +17,9 @@ from typing import Any
 from zenml_upgrade_kit import environments, inventory, probing, stores, words
 from zenml_upgrade_kit.artifacts import selection, shards, sides
 from zenml_upgrade_kit.artifacts.shards import Loaded, Settings
+from zenml_upgrade_kit.choices import SmokeRun
 from zenml_upgrade_kit.errors import BadPlan, KitError
 from zenml_upgrade_kit.findings import Finding, Severity, StepResult
-from zenml_upgrade_kit.plan import SmokeRun
 from zenml_upgrade_kit.probing import Environment
 from zenml_upgrade_kit.rehearsal import copies
 from zenml_upgrade_kit.runs import Step

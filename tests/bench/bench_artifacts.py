@@ -39,8 +39,8 @@ from zenml_upgrade_kit.artifacts.shards import Settings, Shard
 from zenml_upgrade_kit.artifacts.sides import Side
 from zenml_upgrade_kit.artifacts.tally import Tally
 from zenml_upgrade_kit.artifacts.workers import Job, Lane
+from zenml_upgrade_kit.choices import ArtifactChoices
 from zenml_upgrade_kit.environments import Environment
-from zenml_upgrade_kit.plan import ArtifactChoices
 from zenml_upgrade_kit.stores import sqlite
 
 SOURCE, TARGET = make_store.RELEASE, "0.98.0"

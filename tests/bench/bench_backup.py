@@ -12,7 +12,7 @@ import make_store
 from measure import Way, apart, compare, inside, options, program, server, shell, zenml_url
 
 from zenml_upgrade_kit import archive, backup, demo, environments, places
-from zenml_upgrade_kit.plan import BackupChoices
+from zenml_upgrade_kit.choices import BackupChoices
 from zenml_upgrade_kit.probing import run_command
 from zenml_upgrade_kit.stores import Store
 from zenml_upgrade_kit.stores.address import Server

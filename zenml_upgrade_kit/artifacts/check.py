@@ -17,9 +17,9 @@ from zenml_upgrade_kit.artifacts.shards import Loaded
 from zenml_upgrade_kit.artifacts.sides import Side
 from zenml_upgrade_kit.artifacts.tally import MOST_ROWS, QUIET, Group, Tally
 from zenml_upgrade_kit.artifacts.workers import Job, Lane
+from zenml_upgrade_kit.choices import ArtifactChoices
 from zenml_upgrade_kit.errors import KitError
 from zenml_upgrade_kit.findings import Finding, Severity, StepResult
-from zenml_upgrade_kit.plan import ArtifactChoices
 from zenml_upgrade_kit.rehearsal import copies
 from zenml_upgrade_kit.runs import Step
 from zenml_upgrade_kit.stores import Reader

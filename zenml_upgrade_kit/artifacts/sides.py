@@ -16,7 +16,7 @@ from zenml_upgrade_kit.artifacts import shards, workers
 from zenml_upgrade_kit.artifacts.locations import Location
 from zenml_upgrade_kit.artifacts.shards import Loaded, Settings, Shard
 from zenml_upgrade_kit.artifacts.workers import Job, Lane
-from zenml_upgrade_kit.plan import ArtifactChoices
+from zenml_upgrade_kit.choices import ArtifactChoices
 from zenml_upgrade_kit.probing import Environment
 from zenml_upgrade_kit.stores.address import Server
 

@@ -16,9 +16,9 @@ from typing import Any
 
 from zenml_upgrade_kit import drill, places
 from zenml_upgrade_kit.archive import Backup
+from zenml_upgrade_kit.choices import RehearsalChoices
 from zenml_upgrade_kit.errors import BackupUnusable, BadPlan, KitError, RunUnusable, StoreUnreadable
 from zenml_upgrade_kit.findings import Finding
-from zenml_upgrade_kit.plan import RehearsalChoices
 from zenml_upgrade_kit.rehearsal import servers
 from zenml_upgrade_kit.rehearsal.servers import listed as listed
 from zenml_upgrade_kit.rehearsal.servers import variables as variables

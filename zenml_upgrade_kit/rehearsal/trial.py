@@ -21,9 +21,9 @@ from zenml_upgrade_kit.archive import Backup
 from zenml_upgrade_kit.backup import of_run
 from zenml_upgrade_kit.checks import content
 from zenml_upgrade_kit.checks.content import Offence
+from zenml_upgrade_kit.choices import RehearsalChoices
 from zenml_upgrade_kit.errors import BadPlan, KitError
 from zenml_upgrade_kit.findings import Finding, Severity, StepResult
-from zenml_upgrade_kit.plan import RehearsalChoices
 from zenml_upgrade_kit.probing import Environment
 from zenml_upgrade_kit.proof import comparison, entries
 from zenml_upgrade_kit.rehearsal import copies, entities, migration, paths, reasons, reference
