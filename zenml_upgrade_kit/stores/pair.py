@@ -51,6 +51,7 @@ class Pair:
         self, before: Path | Server, migrated: Path | Server, *, views: Mapping[str, str] | None = None
     ) -> None:
         self.views = views or {}
+        self._both = before, migrated
         self._sqlite: sqlite3.Connection | None = None
         self._mysql: mysql.Connection | None = None
         if isinstance(before, Path) and isinstance(migrated, Path):
@@ -74,6 +75,10 @@ class Pair:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    def other(self) -> Pair:
+        """Another session with the same two, for another thread."""
+        return Pair(*self._both, views=self.views)
 
     def close(self) -> None:
         """End the session."""
