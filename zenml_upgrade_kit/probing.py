@@ -185,7 +185,11 @@ def _start(
 
 def guarded(command: Sequence[str]) -> list[str]:
     """The command, as one that is killed when this process ends, however that happens, where Linux can do it."""
-    return [*_guard(), *command]
+    guard = _guard()
+    if not guard:
+        return list(command)
+    # this process may end before the guard stands: then the command has another parent by now, and does not begin
+    return [*guard, "sh", "-c", '[ "$PPID" = "$0" ] && exec "$@"', str(os.getpid()), *command]
 
 
 @cache
