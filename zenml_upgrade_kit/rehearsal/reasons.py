@@ -69,15 +69,16 @@ def only_tried(identity: str, offences: Sequence[Offence]) -> Finding:
 
 def unexplained(proof: Proof) -> Iterator[Finding]:
     """Rows and values that differ without a reason, one finding a table and column."""
-    kinds = {"differs": "values changed", "missing": "rows are gone", "extra": "rows appeared"}
+    kinds = {"differs": ("value", "changed"), "missing": ("row", "gone"), "extra": ("row", "too many")}
     for one in proof.unexplained:
         place = f"{one['table']}.{one['column']}" if one["column"] else one["table"]
-        shown = "; ".join(_example(example) for example in one["examples"][:2])
+        shown = "".join(f"; {_example(example)}" for example in one["examples"][:2])
+        noun, what = kinds[one["kind"]]
         yield Finding(
             id="RH902",
             severity=Severity.BLOCK,
             subject=place,
-            message=f"{place}: {one['count']} {kinds[one['kind']]}, and no release in between explains it: {shown}",
+            message=f"{place}: {words.count(one['count'], noun)} {what}, and no release in between explains it{shown}",
             remedy="Do not upgrade before this is accounted for; the run has both values. Report it to ZenML.",
             data=dict(one),
         )
