@@ -7,7 +7,7 @@ the report says the check is for. Ids and severities are stable, see the catalog
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,7 +66,6 @@ Function = Callable[[StoreFacts], Iterator[Seen]]
 class Check:
     """One entry of the catalogue.
 
-    since, until: the check applies when since <= stamp < until <= target, by position in the order of revisions.
     needs: ``file`` runs always; ``contents`` needs a schema that could be read; ``stamp`` one known stamp besides.
     """
 
@@ -74,8 +73,6 @@ class Check:
     severity: Severity
     title: str
     function: Function
-    since: str = ""
-    until: str = ""
     engine: str = ""
     needs: str = "contents"
 
@@ -100,9 +97,7 @@ def check(check_id: str, *, severity: Severity, title: str, **conditions: str) -
     return register
 
 
-def run_checks(
-    facts: StoreFacts, catalogue: Iterable[Check] | None = None
-) -> tuple[list[Finding], list[dict[str, Any]]]:
+def run_checks(facts: StoreFacts) -> tuple[list[Finding], list[dict[str, Any]]]:
     """The findings of all checks, and what became of every check.
 
     The latter: id, title, purpose, severity, outcome (``passed``, ``found``, ``not_checked``, ``not_applicable``) and
@@ -110,7 +105,7 @@ def run_checks(
     """
     findings: list[Finding] = []
     outcomes: list[dict[str, Any]] = []
-    for entry in CATALOGUE.values() if catalogue is None else catalogue:
+    for entry in CATALOGUE.values():
         outcome, reason = _applies(entry, facts)
         if outcome == "passed":
             try:
@@ -132,13 +127,8 @@ def _applies(entry: Check, facts: StoreFacts) -> tuple[str, str]:
         return "passed", ""
     if facts.error:
         return "not_checked", f"the database cannot be read: {facts.error}"
-    if entry.needs == "stamp" or entry.since or entry.until:
-        if releases.position(facts.stamp) is None:
-            return "not_checked", f"it needs one known stamp, and there is {' and '.join(facts.stamps) or 'none'}"
-        if entry.since and releases.crosses(facts.stamp, entry.since, entry.since):
-            return "not_applicable", f"only from {entry.since} on"
-        if entry.until and not releases.crosses(facts.stamp, facts.target.stamp, entry.until):
-            return "not_applicable", f"the upgrade does not cross {entry.until}"
+    if entry.needs == "stamp" and releases.position(facts.stamp) is None:
+        return "not_checked", f"it needs one known stamp, and there is {' and '.join(facts.stamps) or 'none'}"
     return "passed", ""
 
 

@@ -36,10 +36,6 @@ class Condition:
     id: str
     revision: str = ""
     release: str = ""
-    since: str = ""
-    before: str = ""
-    target: str = ""
-    engine: str = ""
     severity: Severity
     title: str
     table: str
@@ -192,7 +188,7 @@ def _condition(entry: Mapping[str, Any], table: str, columns: Sequence[str], eng
         "values": ", ".join(f"'{value}'" for value in values),
     }
     mend = entry.get("mend", ())
-    known = ("id", "revision", "since", "before", "target", "engine", "title", "only", "otherwise", "message", "remedy")
+    known = ("id", "revision", "title", "only", "otherwise", "message", "remedy")
     return Condition(
         **{name: entry[name] for name in known if name in entry},
         release=release.version if release else "",

@@ -15,6 +15,7 @@ BLOCK, WARN, INFO = Severity.BLOCK, Severity.WARN, Severity.INFO
 _REPAIRED_LATER = {"0.44.0", "0.46.1"}
 _REVISION = "alembic_version.version_num"
 _SHOWN = 5
+_EMPTY = "{} is empty. ZenML would open it as a brand-new store and report success."
 
 
 @check("DB001", severity=BLOCK, title="Database is newer than the target")
@@ -70,7 +71,7 @@ def no_revision(facts: StoreFacts) -> Iterator[Seen]:
         message = "This database has no ZenML tables and no revision: it is not a ZenML store."
         remedy = "Check the path: ZenML's own database is <local stores>/default_zen_store/zenml.db."
         if not facts.tables:
-            message = f"{facts.path} is empty. ZenML would open it as a brand-new store and report success."
+            message = _EMPTY.format(facts.path)
         if not in_a_file:
             remedy = "Check the name of the database in the store's URL, and that the account may read its tables."
     else:
@@ -117,9 +118,8 @@ def more_than_one_revision(facts: StoreFacts) -> Iterator[Seen]:
 def empty_file(facts: StoreFacts) -> Iterator[Seen]:
     """ZenML opens an empty file as a new store: an upgrade would seem to succeed, with everything gone."""
     if not facts.size or (facts.journal_mode and not facts.error and not facts.tables):
-        message = f"{facts.path} is empty. ZenML would open it as a brand-new store and report success."
         remedy = "Check the path; restore the file from a backup."
-        yield Seen(subject=facts.path, message=message, remedy=remedy, data={"bytes": facts.size})
+        yield Seen(subject=facts.path, message=_EMPTY.format(facts.path), remedy=remedy, data={"bytes": facts.size})
 
 
 @check("DB007", severity=BLOCK, title="Damaged SQLite file", engine="sqlite", needs="file")
