@@ -6,12 +6,21 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from urllib.parse import quote
+from uuid import uuid4
 
+from zenml_upgrade_kit.probing import Environment, run_command
 from zenml_upgrade_kit.stores import private
 from zenml_upgrade_kit.stores.address import Server
 
 PASSWORD = "a@b:c/d%#e"
+UPGRADE = """
+import sys
+import sqlalchemy
+from zenml.zen_stores.migrations.alembic import Alembic
+Alembic(sqlalchemy.create_engine(sys.argv[1])).upgrade(sys.argv[2])
+"""
 
 
 @contextmanager
@@ -28,6 +37,27 @@ def for_zenml() -> Iterator[Server]:
 def zenml_url(server: Server) -> str:
     """The database as ZenML's settings name it, password included."""
     return f"mysql://{server.user}:{quote(server.password, safe='')}@{server.host}:{server.port}/{server.database}"
+
+
+def url(database: Path | Server) -> str:
+    """A file's or a server's database as ZenML names it."""
+    return f"sqlite:///{database}" if isinstance(database, Path) else zenml_url(database)
+
+
+def upgraded(environment: Environment, database: Path | Server, revision: str, folder: Path) -> None:
+    """Bring a database to a revision on the way, with ZenML's own migrations."""
+    address = url(database).replace("mysql://", "mysql+pymysql://")
+    command = [str(environment.python), "-c", UPGRADE, address, revision]
+    ended = run_command(environment, command, folder=folder, timeout=300)
+    assert ended.returncode == 0, ended.last_lines()
+
+
+def copied(server: Server) -> Server:
+    """A copy of a database beside it."""
+    own = server.using(f"copy_{uuid4().hex[:8]}")
+    client(server, f"CREATE DATABASE {own.database} CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci")
+    client(own, run("mariadb-dump", server, server.database).decode())
+    return own
 
 
 def client(server: Server, sql: str) -> str:

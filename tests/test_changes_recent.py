@@ -5,7 +5,6 @@ A store is filled and migrated as in test_changes.py; rows are added that migrat
 
 import itertools
 import json
-import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -30,12 +29,6 @@ STAMPS = filled.stamps()[filled.stamps().index(FIRST) :]
 HOPS = list(itertools.pairwise(STAMPS))
 ENTRIES = [change for change in entries.load() if change.release in STAMPS[1:]]
 NO_ROWS = ("b949c5d1bc0d",)  # rewrites a table that the revision before it made, for the sake of development builds
-UPGRADE = """
-import sys
-from sqlalchemy import create_engine
-from zenml.zen_stores.migrations.alembic import Alembic
-Alembic(create_engine(sys.argv[1])).upgrade(sys.argv[2])
-"""
 Deploy = Callable[[str, Path], Path]
 Environments = Callable[[str], Environment]
 Execute = Callable[[str, Sequence[Any]], Sequence[Sequence[Any]]]
@@ -277,13 +270,8 @@ def test_every_difference_on_mariadb_is_explained(
     store = mysql_store("0.60.0", on=zenml_mariadb)
 
     def upgrade(target: str) -> Server:
-        command = [str(environment(LAST).python), "-c", UPGRADE]
-        address = databases.zenml_url(store).replace("mysql://", "mysql+pymysql://")
-        ended = run_command(
-            environment(LAST), [*command, address, target], folder=tmp_path, variables=dict(os.environ), timeout=300
-        )
-        assert ended.returncode == 0, ended.last_lines()
-        return _copy(store)
+        databases.upgraded(environment(LAST), store, target, tmp_path)
+        return databases.copied(store)
 
     upgrade(FIRST)
     filled.fill(store)
@@ -291,13 +279,6 @@ def test_every_difference_on_mariadb_is_explained(
         session.execute("SET FOREIGN_KEY_CHECKS = 0", ())
         twist(Rows(session.execute, "%s"))
         session.execute('UPDATE "trigger" SET name = id', ())  # names that repeat make 0.80.0 fail here
-    reached = {FIRST: _copy(store)} | {target: upgrade(target) for target in ("0.80.0", LAST)}
+    reached = {FIRST: databases.copied(store)} | {target: upgrade(target) for target in ("0.80.0", LAST)}
     for source, target in [*itertools.pairwise(reached), (FIRST, LAST)]:
         explained(reached[source], reached[target], source, target, tmp_path)
-
-
-def _copy(store: Server) -> Server:
-    own = store.using(f"copy_{uuid4().hex[:8]}")
-    databases.client(own.using(""), f"CREATE DATABASE {own.database} CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci")
-    databases.client(own, databases.run("mariadb-dump", store, store.database).decode())
-    return own

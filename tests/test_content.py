@@ -11,6 +11,7 @@ from typing import Any
 
 import databases
 import pytest
+from databases import upgraded, url
 
 from zenml_upgrade_kit import releases, stores
 from zenml_upgrade_kit.checks import content, schemas
@@ -35,28 +36,9 @@ for name, entities in (
         print(name, error)
 """
 
-UPGRADE = """
-import sys
-import sqlalchemy
-from zenml.zen_stores.migrations.alembic import Alembic
-Alembic(sqlalchemy.create_engine(sys.argv[1])).upgrade(sys.argv[2])
-"""
-
 
 def engine(database: Database) -> str:
     return "mysql" if isinstance(database, Server) else "sqlite"
-
-
-def url(database: Database) -> str:
-    return f"sqlite:///{database}" if isinstance(database, Path) else databases.zenml_url(database)
-
-
-def upgraded(environment: Environment, database: Database, revision: str, folder: Path) -> None:
-    """Bring a database to a revision in the middle, with ZenML's own migrations."""
-    address = url(database).replace("mysql://", "mysql+pymysql://")
-    command = [str(environment.python), "-c", UPGRADE, address, revision]
-    ended = run_command(environment, command, folder=folder, timeout=300)
-    assert ended.returncode == 0, ended.last_lines()
 
 
 def execute(database: Database, *statements: str) -> None:
@@ -107,10 +89,7 @@ def ids(database: Database) -> set[str]:
 def copied(database: Database, folder: Path) -> Database:
     if isinstance(database, Path):
         return Path(shutil.copy(database, folder / f"{uuid.uuid4().hex}.db"))
-    own = database.using(f"copy_{uuid.uuid4().hex[:8]}")
-    databases.client(database, f"CREATE DATABASE {own.database} CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci")
-    databases.client(own, databases.run("mariadb-dump", database, database.database).decode())
-    return own
+    return databases.copied(database)
 
 
 def stops(environment: Environment, database: Database, folder: Path, variables: dict[str, str]) -> tuple[str, str]:

@@ -11,7 +11,7 @@ are NULL, and tables that it adds are empty.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
@@ -30,6 +30,8 @@ CHECKS = {"step_configurations": ("step_configuration", "pipeline_deployment")}
 """Checks in Python that ``by`` may name: the table that each checks, and the one that it is made of."""
 Sql: TypeAlias = "str | Mapping[str, str]"
 Cells: TypeAlias = "Mapping[str, Mapping[str, Sql]]"
+Leaf: TypeAlias = Callable[[str, Any], Iterator[str]]
+"""Says what is wrong with the value at a place."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,24 +128,7 @@ def _wrong(item: Any) -> list[str]:
     wrong += _misplaced(item["revision"], item["release"])
     if item.get("by") and item["by"] not in CHECKS:
         wrong.append(f"by: {item['by']} is none of {', '.join(CHECKS)}")
-    for key in ("set", "add", "check"):
-        for table, cells in _mapping(item, key, wrong).items():
-            for column, sql in _mapping({key: cells}, key, wrong).items():
-                wrong += _unusable(f"{key} {table}.{column}", sql)
-    for key in ("drop_rows", "new_rows"):
-        for table, sql in _mapping(item, key, wrong).items():
-            wrong += _unusable(f"{key} {table}", sql)
-    for table, made in _mapping(item, "tables", wrong).items():
-        wrong += _badly_made(table, made)
-    for key in ("drop_columns", "free"):
-        for table, names in _mapping(item, key, wrong).items():
-            wrong += [] if _is_list(names) else [f"{key} {table} is not a list of columns"]
-    for key in ("rename_columns", "moved_columns"):
-        for table, names in _mapping(item, key, wrong).items():
-            wrong += [] if isinstance(names, Mapping) else [f"{key} {table} is not a mapping of columns"]
-    for key in ("rename_tables", "moved_tables"):
-        _mapping(item, key, wrong)
-    return wrong + ([] if _is_list(item.get("drop_tables", [])) else ["drop_tables is not a list of tables"])
+    return [*wrong, *_misshapen("", item, _SHAPES)]
 
 
 def _misplaced(revision: str, release: str) -> list[str]:
@@ -155,31 +140,60 @@ def _misplaced(revision: str, release: str) -> list[str]:
     return [] if release == found else [f"it belongs to release {found}, not {release}"]
 
 
-def _mapping(item: Mapping[str, Any], key: str, wrong: list[str]) -> Mapping[str, Any]:
-    found = item.get(key, {})
-    if isinstance(found, Mapping):
-        return found
-    wrong.append(f"{key} is not a mapping")
-    return {}
+def _misshapen(where: str, given: Mapping[str, Any], shapes: Mapping[str, tuple[int, Leaf]]) -> Iterator[str]:
+    for key, (depth, leaf) in shapes.items():
+        if key in given:
+            yield from _inside(f"{where}{key}", given[key], depth, leaf)
 
 
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+def _inside(where: str, value: Any, depth: int, leaf: Leaf) -> Iterator[str]:
+    """What is wrong with the leaves of mappings of this depth."""
+    if not depth:
+        yield from leaf(where, value)
+    elif not isinstance(value, Mapping):
+        yield f"{where} is not a mapping"
+    else:
+        for name, one in value.items():
+            yield from _inside(f"{where}.{name}", one, depth - 1, leaf)
 
 
-def _badly_made(table: str, made: Any) -> list[str]:
-    if not isinstance(made, Mapping) or not isinstance(made.get("columns"), Mapping) or "from" not in made:
-        return [f"tables {table} has no columns, or no from"]
-    wrong = [f"tables {table}: {key} is no key" for key in made if key not in ("columns", "from", "where", "key")]
-    wrong += [] if _is_list(made.get("key", [])) else [f"tables {table}: key is not a list of columns"]
-    wrong += [p for key in ("from", "where") if key in made for p in _unusable(f"tables {table}: {key}", made[key])]
-    return wrong + [p for name, sql in made["columns"].items() for p in _unusable(f"tables {table}.{name}", sql)]
+def _text(where: str, value: Any) -> Iterator[str]:
+    if not isinstance(value, str):
+        yield f"{where} is not a text"
 
 
-def _unusable(where: str, sql: Any) -> list[str]:
-    texts = [sql] if isinstance(sql, str) else list(sql.values()) if isinstance(sql, Mapping) else [None]
+def _names(where: str, value: Any) -> Iterator[str]:
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        yield f"{where} is not a list of columns or tables"
+
+
+def _sql(where: str, sql: Any) -> Iterator[str]:
     if isinstance(sql, Mapping) and set(sql) != set(ENGINES):
-        return [f"{where} is not told for {' and '.join(ENGINES)}"]
-    if not all(isinstance(text, str) and text.strip() for text in texts):
-        return [f"{where} is not SQL in quotes"]
-    return [f"{where} uses an alias that is taken: {match[1]}" for text in texts if (match := _ALIAS.search(str(text)))]
+        yield f"{where} is not told for {' and '.join(ENGINES)}"
+        return
+    for text in sql.values() if isinstance(sql, Mapping) else [sql]:
+        if not isinstance(text, str) or not text.strip():
+            yield f"{where} is not SQL in quotes"
+        elif match := _ALIAS.search(text):
+            yield f"{where} uses an alias that is taken: {match[1]}"
+
+
+def _made(where: str, made: Any) -> Iterator[str]:
+    if not isinstance(made, Mapping) or not {"columns", "from"} <= made.keys():
+        yield f"{where} has no columns, or no from"
+        return
+    yield from (f"{where}: {key} is no key" for key in made if key not in _TABLE)
+    yield from _misshapen(f"{where}.", made, _TABLE)
+
+
+_TABLE = {"columns": (1, _sql), "from": (0, _sql), "where": (0, _sql), "key": (0, _names)}
+_SHAPES = {
+    **dict.fromkeys(("set", "add", "check"), (2, _sql)),
+    **dict.fromkeys(("drop_rows", "new_rows"), (1, _sql)),
+    **dict.fromkeys(("drop_columns", "free"), (1, _names)),
+    **dict.fromkeys(("rename_columns", "moved_columns"), (2, _text)),
+    **dict.fromkeys(("rename_tables", "moved_tables"), (1, _text)),
+    "drop_tables": (0, _names),
+    "tables": (1, _made),
+}
+"""How deep the mappings under a key are, and what is at their end."""
