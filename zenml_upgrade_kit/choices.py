@@ -6,13 +6,26 @@ import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from zenml_upgrade_kit.errors import BadPlan
 
 _Model = TypeVar("_Model", bound=BaseModel)
+_Section = TypeVar("_Section", bound="Section")
+
+
+class Section(BaseModel):
+    """Choices that refuse unknown keys and never change. called: the parameters of the step that they are of."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    called: ClassVar[str] = ""
+
+    def but(self: _Section, values: Mapping[str, Any]) -> _Section:
+        """These with other values, of which the empty ones do not count; raises :class:`BadPlan`."""
+        given = {key: value for key, value in values.items() if value}
+        return validated(type(self), {**self.model_dump(), **given}, self.called)
 
 
 def validated(model: type[_Model], values: Mapping[str, Any], origin: str) -> _Model:
@@ -30,10 +43,20 @@ def validated(model: type[_Model], values: Mapping[str, Any], origin: str) -> _M
         ) from None
 
 
-class SmokeRun(BaseModel):
-    """One pipeline to run under the target release: ``target: module:pipeline`` or ``command: python run.py``."""
+def absolute(value: str) -> str:
+    """A path from here; what is empty, a URL or ``env:NAME`` stays as it is."""
+    if not value or "://" in value or value.startswith("env:"):
+        return value
+    return os.path.abspath(os.path.expanduser(value))
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+
+def absolute_path(value: Any) -> Path | None:
+    """A path from here, None for an empty one."""
+    return Path(os.path.abspath(Path(value).expanduser())) if value else None
+
+
+class SmokeRun(Section):
+    """One pipeline to run under the target release: ``target: module:pipeline`` or ``command: python run.py``."""
 
     target: str = Field(default="", pattern=r"^$|^[\w.]+:\w+$")
     command: str = ""
@@ -54,10 +77,8 @@ class SmokeRun(BaseModel):
         return self.target or self.command
 
 
-class Keep(BaseModel):
+class Keep(Section):
     """Which backups stay in a place, in restic's words: the last ones, the newest of so many days, weeks, months."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     last: int = Field(default=0, ge=0)
     daily: int = Field(default=0, ge=0)
@@ -65,7 +86,7 @@ class Keep(BaseModel):
     monthly: int = Field(default=0, ge=0)
 
 
-class BackupChoices(BaseModel):
+class BackupChoices(Section):
     """How the store is backed up.
 
     place: a folder or an fsspec URL (``s3://bucket/folder``); empty means inside the run. tool: ``mydumper``,
@@ -75,8 +96,6 @@ class BackupChoices(BaseModel):
     ``mysql://`` URL. managed: the instance behind a host name of its own, as in ``aws:eu-west-1/zenml``. snapshot:
     have the provider take one as well. keep: what stays in the place afterwards; nothing is removed when it is empty.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     place: str = ""
     tool: str = Field(default="", pattern="^(|mydumper|mariadb-dump|mysqldump)$")
@@ -89,15 +108,8 @@ class BackupChoices(BaseModel):
     snapshot: bool = False
     keep: Keep = Keep()
 
-    @field_validator("place")
-    @classmethod
-    def _place_is_absolute(cls, value: str) -> str:
-        return value if not value or "://" in value else os.path.abspath(os.path.expanduser(value))
-
-    @field_validator("identity", mode="before")
-    @classmethod
-    def _identity_is_absolute(cls, value: Any) -> Any:
-        return Path(os.path.abspath(Path(value).expanduser())) if value else None
+    _place_is_absolute = field_validator("place")(absolute)
+    _identity_is_absolute = field_validator("identity", mode="before")(absolute_path)
 
 
 def _of_text(value: Any) -> Any:
@@ -105,11 +117,7 @@ def _of_text(value: Any) -> Any:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
-def _but(choices: BaseModel, values: Mapping[str, Any]) -> dict[str, Any]:
-    return {**choices.model_dump(), **{key: value for key, value in values.items() if value}}
-
-
-class ArtifactChoices(BaseModel):
+class ArtifactChoices(Section):
     """Which artifact versions are loaded, and how.
 
     sample: the newest so many of each type, 0 for all. stages: only those of model versions in these stages, as in
@@ -120,7 +128,7 @@ class ArtifactChoices(BaseModel):
     whose workers have the target's environment, source_scheduler: one that has the source's; empty for this machine.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    called = "the parameters of the artifact check"
 
     sample: int = Field(default=0, ge=0)
     stages: list[str] = []
@@ -136,12 +144,8 @@ class ArtifactChoices(BaseModel):
 
     _stages_of_text = field_validator("stages", mode="before")(_of_text)
 
-    def but(self, values: Mapping[str, Any]) -> ArtifactChoices:
-        """These with other values, of which the empty ones do not count; raises :class:`BadPlan`."""
-        return validated(ArtifactChoices, _but(self, values), "the parameters of the artifact check")
 
-
-class RehearsalChoices(BaseModel):
+class RehearsalChoices(Section):
     """Where the migration is rehearsed, and how.
 
     server: another server for the copies of a MySQL or MariaDB store: ``env:NAME`` with a ``mysql://`` URL; empty means
@@ -151,7 +155,7 @@ class RehearsalChoices(BaseModel):
     stay after the decision. bisect: after a failure, name the first release that fails and the last that works.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    called = "the parameters of the rehearsal"
 
     server: str = Field(default="", pattern=r"^(|env:\w+)$")
     private: bool = False
@@ -162,7 +166,3 @@ class RehearsalChoices(BaseModel):
     bisect: bool = True
 
     _lists_of_text = field_validator("via", "try_remedy", mode="before")(_of_text)
-
-    def but(self, values: Mapping[str, Any]) -> RehearsalChoices:
-        """These with other values, of which the empty ones do not count; raises :class:`BadPlan`."""
-        return validated(RehearsalChoices, _but(self, values), "the parameters of the rehearsal")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, field_validator
 
-from zenml_upgrade_kit.choices import ArtifactChoices, BackupChoices, RehearsalChoices, SmokeRun, validated
+from zenml_upgrade_kit import choices
+from zenml_upgrade_kit.choices import ArtifactChoices, BackupChoices, RehearsalChoices, SmokeRun
 from zenml_upgrade_kit.errors import BadPlan
 
 VARIABLES = {
@@ -20,6 +21,14 @@ VARIABLES = {
     "out": "ZENML_UPGRADE_OUT",
 }
 """Environment variables that stand in for a value that is given nowhere else."""
+_THERE: dict[str, tuple[Callable[[Path], bool], str]] = {
+    "code": (Path.is_dir, "a directory with your pipelines"),
+    "requirements": (Path.is_file, "a requirements file"),
+    "target_requirements": (Path.is_file, "a requirements file"),
+    "source_python": (Path.is_file, "a Python interpreter"),
+    "target_python": (Path.is_file, "a Python interpreter"),
+}
+"""Paths to what has to be there."""
 
 
 class Plan(BaseModel):
@@ -50,50 +59,36 @@ class Plan(BaseModel):
     backup: BackupChoices = BackupChoices()
     rehearsal: RehearsalChoices = RehearsalChoices()
 
-    @field_validator(
-        "code", "requirements", "target_requirements", "source_python", "target_python", "out", mode="before"
-    )
-    @classmethod
-    def _absolute(cls, value: Any) -> Any:
-        return Path(os.path.abspath(Path(value).expanduser())) if value else None
-
-    @field_validator("store")
-    @classmethod
-    def _store_is_absolute(cls, value: str) -> str:
-        scheme = value.split(":", 1)[0]
-        if not value or "://" in value or scheme == "env":
-            return value
-        return os.path.abspath(os.path.expanduser(value))
-
-    @property
-    def _stores(self) -> tuple[str, ...]:
-        return self.store, self.backup.server, self.rehearsal.server
+    _paths_are_absolute = field_validator(*_THERE, "out", mode="before")(choices.absolute_path)
+    _store_is_absolute = field_validator("store")(choices.absolute)
 
     @property
     def secret_variables(self) -> list[str]:
         """Names of the environment variables whose values must never be written."""
-        stores = [name.removeprefix("env:") for name in self._stores if name.startswith("env:")]
+        named = (self.store, self.backup.server, self.rehearsal.server)
+        stores = [name.removeprefix("env:") for name in named if name.startswith("env:")]
         return stores + [name for smoke in self.pipelines for name in smoke.environment]
 
 
-def make(values: Mapping[str, Any], *, origin: str = "the plan", folder: Path | None = None) -> Plan:
+def make(values: Mapping[str, Any], *, origin: str = "the plan") -> Plan:
     """A validated plan from keys of :class:`Plan`; empty ones fall back to the environment (:data:`VARIABLES`).
 
-    folder: what relative paths start from; the current directory when not given.
     Raises :class:`BadPlan` for unknown keys, values of the wrong kind and paths that do not exist.
     """
     given = {key: value for key, value in values.items() if value not in (None, "", {})}
     for key, variable in VARIABLES.items():
         if key not in given and os.environ.get(variable):
             given[key] = os.environ[variable]
-    if folder:
-        given = {key: _from(folder, key, value) for key, value in given.items()}
-    plan = validated(Plan, {"out": "runs", **given}, origin)
-    _exists("code", plan.code, Path.is_dir, "a directory with your pipelines")
-    _exists("requirements", plan.requirements, Path.is_file, "a requirements file")
-    _exists("target_requirements", plan.target_requirements, Path.is_file, "a requirements file")
-    _exists("source_python", plan.source_python, Path.is_file, "a Python interpreter")
-    _exists("target_python", plan.target_python, Path.is_file, "a Python interpreter")
+    plan = choices.validated(Plan, {"out": "runs", **given}, origin)
+    for key, (test, what) in _THERE.items():
+        path = getattr(plan, key)
+        if path is not None and not test(path):
+            raise BadPlan(
+                f"{key} cannot be used",
+                expected=what,
+                found=f"{path} is {'something else' if path.exists() else 'not there'}",
+                remedy=f"correct {key}, or leave it out",
+            )
     return plan
 
 
@@ -126,31 +121,10 @@ def read(path: Path, overrides: Mapping[str, Any] | None = None) -> Plan:
 def _from(folder: Path, key: str, value: Any) -> Any:
     if key == "backup" and isinstance(value, dict):
         return {name: _from(folder, name, one) for name, one in value.items()}
-    if key not in {
-        "store",
-        "code",
-        "identity",
-        "place",
-        "requirements",
-        "target_requirements",
-        "source_python",
-        "target_python",
-        "out",
-    } or not isinstance(value, str):
-        return value
-    if not value or "://" in value or value.startswith("env:"):
+    is_path = key in _THERE or key in {"store", "out", "identity", "place"}
+    if not is_path or not isinstance(value, str) or not value or "://" in value or value.startswith("env:"):
         return value
     return str(folder / Path(value).expanduser())
-
-
-def _exists(key: str, path: Path | None, test: Any, what: str) -> None:
-    if path is not None and not test(path):
-        raise BadPlan(
-            f"{key} cannot be used",
-            expected=what,
-            found=f"{path} is {'something else' if path.exists() else 'not there'}",
-            remedy=f"correct {key}, or leave it out",
-        )
 
 
 def write_template(path: Path) -> None:
