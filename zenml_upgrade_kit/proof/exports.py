@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import hashlib
 import json
@@ -18,10 +19,10 @@ from zenml_upgrade_kit.proof.states import Lost
 from zenml_upgrade_kit.stores.pair import Pair
 
 SECRET = re.compile(
-    r"(?i)password|passwd|secret|token|api_?key|auth_?key|private_?key|credential|_code$|^configuration$"
+    r"(?i)password|passwd|secret|token|api_?key|auth_?key|private_?key|credential|_code$|^(configuration|environment)$"
 )
 SECRETS = {("secret", "values"), ("api_key", "key"), ("api_key", "previous_key")}
-"""Columns that hold secrets, beside those whose names match :data:`SECRET`: settings of components and connectors."""
+"""Columns that hold secrets, beside those whose names match :data:`SECRET`, which are settings of components, too."""
 HARMLESS = re.compile(r"_id$|_at$|^retain_period$")
 LONGEST = 240
 """Characters of a value that are shown."""
@@ -40,10 +41,12 @@ def hidden(value: object) -> str:
 
 def text(table: str, column: str, value: Any) -> str | int | float | None:
     """A value as a file may hold it: secrets hidden, also those inside JSON and URLs; bytes as hexadecimal digits."""
-    if value is None or isinstance(value, (bool, int, float)):
-        return hidden(value) if value is not None and is_secret(table, column) else value
-    if is_secret(table, column):
+    if value is None:
+        return None
+    if is_secret(table, column) or _wraps_secrets(value):
         return hidden(value)
+    if isinstance(value, (bool, int, float)):
+        return value
     if isinstance(value, bytes):
         return value.hex()
     found = str(value).encode(errors="backslashreplace").decode()
@@ -53,6 +56,16 @@ def text(table: str, column: str, value: Any) -> str | int | float | None:
                 for written in (json.dumps(secret)[1:-1], secret):
                     found = found.replace(written, hidden(secret)) if len(written) >= redact.SHORTEST else found
     return redact.url(found)
+
+
+def _wraps_secrets(value: Any) -> bool:
+    """Whether it is base64 of JSON, as ZenML keeps the settings of services and triggers, with a secret inside."""
+    if not isinstance(value, (str, bytes)) or value[:1] not in ("e", "W", b"e", b"W"):  # of a brace or a bracket
+        return False
+    try:
+        return bool(redact.secrets_in(json.loads(base64.b64decode(value, validate=True))))
+    except (ValueError, RecursionError):
+        return False
 
 
 def shown(table: str, column: str, *values: Any) -> list[str | int | float | None]:
