@@ -119,6 +119,36 @@ def test_a_resumed_run_carries_out_again_what_follows_a_missing_step(book: Book)
     assert run.needs("40_artifacts").facts["by"] == "notebook"
 
 
+def test_a_step_whose_result_is_damaged_is_carried_out_again(book: Book) -> None:
+    run = book()
+    workbook.rehearse(run, tell=silent)
+    (run.folder / "results" / "10_preflight.json").write_text("{")
+    workbook.rehearse(run, tell=silent)
+    assert run.needs("10_preflight").facts["by"] == "notebook"
+
+
+def test_a_kernel_that_does_not_start_is_a_step_that_could_not_be_carried_out(
+    book: Book, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_kernel(*_: object) -> None:
+        raise RuntimeError("Kernel didn't respond in 60 seconds")
+
+    monkeypatch.setattr(workbook, "execute", no_kernel)
+    result = workbook.carry_out(book(), "00_start")
+    assert (result.status, "60 seconds" in result.facts["error"]) == (Status.ERROR, True)
+
+
+def test_a_rehearsal_that_ends_with_an_error_lets_others_in(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    run = book()
+    monkeypatch.setattr(workbook, "carry_out", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        workbook.rehearse(run, tell=silent)
+    assert run.work / "rehearsal.lock" not in runs._HELD
+
+
 def test_secrets_do_not_stay_in_the_executed_notebook(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CANARY", "s3cr3t-canary")
     run = book(s00="import os\nprint(os.environ['CANARY'])\nraise ValueError(os.environ['CANARY'])")

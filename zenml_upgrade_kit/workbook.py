@@ -49,20 +49,22 @@ def rehearse(run: Run, *, keep_going: bool = False, tell: Callable[[str], None] 
     Stops at the first step that blocks or cannot be carried out, unless ``keep_going``. ``tell`` gets one line a step.
     """
     run.hold("rehearsal")
-    done = _done(run)
-    for step in done:
-        tell(f"{step:<14} kept from the earlier attempt")
-    results = [result for step in done if (result := run.result(step))]
-    run.forget(REHEARSAL[len(done)])
-    stopped = False
-    for step in REHEARSAL[len(done) :]:
-        if stopped and step != REHEARSAL[-1]:
-            continue
-        tell(f"{step:<14} …")
-        result = carry_out(run, step)
-        results.append(result)
-        stopped = stopped or (result.status not in GOOD and not keep_going)
-    run.release("rehearsal")
+    try:
+        done = _done(run)
+        for step in done:
+            tell(f"{step:<14} kept from the earlier attempt")
+        results = [result for step in done if (result := run.result(step))]
+        run.forget(REHEARSAL[len(done)])
+        stopped = False
+        for step in REHEARSAL[len(done) :]:
+            if stopped and step != REHEARSAL[-1]:
+                continue
+            tell(f"{step:<14} …")
+            result = carry_out(run, step)
+            results.append(result)
+            stopped = stopped or (result.status not in GOOD and not keep_going)
+    finally:
+        run.release("rehearsal")
     return results
 
 
@@ -73,7 +75,10 @@ def _done(run: Run) -> tuple[str, ...]:
     """
 
     def good(step: str) -> bool:
-        result = run.result(step)
+        try:
+            result = run.result(step)
+        except RunUnusable:  # a damaged one; the step is carried out again
+            return False
         return result is not None and result.status in GOOD
 
     done, rehearsed = tuple(takewhile(good, REHEARSAL[:-1])), REHEARSAL.index("30_rehearsal")
@@ -104,6 +109,8 @@ def carry_out(run: Run, step: str, parameters: Mapping[str, Any] | None = None) 
             error = str(raised.evalue) or raised.ename
     except DeadKernelError:
         error = "the notebook's process was ended from outside, perhaps for want of memory"
+    except RuntimeError as raised:  # of nbclient, when no kernel starts
+        error = f"the notebook's process did not start: {raised}"
     finally:
         if executed.exists():
             text = json.dumps(run.redactor.json(json.loads(executed.read_text(encoding="utf-8"))), indent=1)
