@@ -109,6 +109,7 @@ def test_looking_changes_nothing_and_says_what_would_be_done(site: Callable[[str
     assert result.status is Status.PASS
     assert str(own.database) in result.facts["actions"][0]
     assert str(own.config / "config.yaml") in result.facts["actions"][1]
+    assert (result.facts["kept"], result.facts["proof"]) == ([], {})
     assert (own.content(), own.names()) == before
 
 
@@ -141,6 +142,7 @@ def test_the_side_files_of_a_damaged_database_move_with_it(site: Callable[[str],
     assert own.content() == own.old
     assert not log.exists()
     assert {Path(path).read_bytes() for path in result.facts["kept"]} == {b"damaged", b"what was in its log"}
+    assert [line for line in result.not_checked if "are lost by a rollback: file is not a database" in line]
 
 
 @pytest.mark.usefixtures("unproven")

@@ -28,8 +28,9 @@ PATIENCE = 300.0
 def roll_back(step: Step, *, apply: bool) -> StepResult:
     """Restore the run's backup; without ``apply`` only say what would be done.
 
-    facts: ``backup``, ``applied``, ``actions`` (sentences), ``kept`` (the replaced files), ``proof``. The files are
-    replaced one after the other, each in one rename; after a kill, running it again finishes the rest.
+    facts: ``backup``, ``applied``, ``actions`` (sentences), ``kept`` (the replaced files), ``proof`` (what the old
+    release lists); the last two are empty where nothing was done. The files are replaced one after the other, each in
+    one rename; after a kill, running it again finishes the rest.
     Raises :class:`BackupUnusable` for a backup that does not verify and :class:`StoreUnreadable` for a store in use.
     """
     step.empty_work()
@@ -43,18 +44,19 @@ def roll_back(step: Step, *, apply: bool) -> StepResult:
         )
     files = _unpack(backup, step)
     database, pending = files[0][1], _pending(files)
-    findings = list(_lost_runs(database, backup.manifest["started"]))
+    findings, not_checked = _lost_runs(database, backup.manifest["started"])
     facts: dict[str, Any] = {
         "backup": f"{backup.where}, stamp {backup.manifest['stamp']}, finished {backup.manifest['finished']}",
         "applied": apply,
         "actions": [f"replace {live} by {copy}" for copy, live in pending] or ["nothing: the backup is in place"],
+        "kept": [],
+        "proof": {},
     }
     if not apply:
-        return step.result(findings, facts)
+        return step.result(findings, facts, not_checked)
     restore.fold_in(database)
     facts["kept"] = [str(kept) for kept in restore.put(pending)]
     findings += verify(files)
-    not_checked = []
     if not any(finding.severity is Severity.BLOCK for finding in findings):
         try:
             facts["proof"] = _open_with(_old_release(step), step, files)
@@ -142,21 +144,26 @@ def _old_release_fails(database: Path, why: str) -> Finding:
     )
 
 
-def _lost_runs(database: Path, started: str) -> Iterator[Finding]:
-    """Runs that were recorded after the backup was started: a rollback forgets them."""
+def _lost_runs(database: Path, started: str) -> tuple[list[Finding], list[str]]:
+    """Runs that were recorded after the backup was started, which a rollback forgets; why that cannot be told."""
     since = started[:19].replace("T", " ")
+    if not database.exists():
+        return [], []
     try:
         with closing(sqlite.connect(database)) as connection:
             query = "SELECT COUNT(*) FROM pipeline_run WHERE created > ?"
             later = connection.execute(query, [since]).fetchone()[0]
-    except (sqlite3.Error, StoreUnreadable):
-        return  # what cannot be read cannot be kept either; it is replaced
-    if later:
-        yield Finding(
-            id="OP805",
-            severity=Severity.WARN,
-            subject="pipeline_run",
-            message=f"pipeline_run changed after the backup: {later} runs since {since} UTC are lost by a rollback.",
-            remedy="Write down what they did; the replaced database is kept beside the restored one.",
-            data={"runs": later, "since": since},
-        )
+    except (sqlite3.Error, StoreUnreadable) as error:
+        why = error.found if isinstance(error, StoreUnreadable) else error
+        return [], [f"whether runs since {since} UTC are lost by a rollback: {why}"]
+    if not later:
+        return [], []
+    finding = Finding(
+        id="OP805",
+        severity=Severity.WARN,
+        subject="pipeline_run",
+        message=f"pipeline_run changed after the backup: {later} runs since {since} UTC are lost by a rollback.",
+        remedy="Write down what they did; the replaced database is kept beside the restored one.",
+        data={"runs": later, "since": since},
+    )
+    return [finding], []
