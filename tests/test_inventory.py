@@ -15,6 +15,7 @@ import pytest
 from zenml_upgrade_kit import inventory, releases, stores
 from zenml_upgrade_kit.artifacts import locations, selection
 from zenml_upgrade_kit.environments import Environment
+from zenml_upgrade_kit.errors import StoreUnreadable
 from zenml_upgrade_kit.stores import Store, locate, mysql, sqlite
 from zenml_upgrade_kit.stores.address import Server
 
@@ -167,6 +168,13 @@ def test_no_secret_is_in_the_inventory(deployment: Deployment) -> None:
             ("eyJwYXRoIjogIiIsICJrZXkiOiAiYzRuYXJ5In0=",),  # {"path": "", "key": "c4nary"}
         )
     assert "c4nary" not in repr((inventory.take(store), rows_of(store)))
+
+
+def test_a_config_yaml_that_cannot_be_read_is_told_without_its_lines(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("store:\n  password: c4nary: [\n")
+    with pytest.raises(StoreUnreadable, match="cannot be read") as raised:
+        inventory.store_section(tmp_path / "config.yaml")
+    assert "c4nary" not in str(raised.value)
 
 
 # --- on a server

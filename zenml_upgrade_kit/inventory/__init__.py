@@ -32,7 +32,7 @@ from zenml_upgrade_kit.inventory.rows import (
 from zenml_upgrade_kit.stores import Reader, Store, mysql, sqlite
 
 __all__ = ["NO_LIBRARY", "artifact_stores", "artifacts", "belongings", "dashed", "decoded", "last_made", "newest_runs"]
-__all__ += ["reading", "recorded_versions", "run_ids", "runs", "secrets_store", "source_of", "source_version", "stamp"]
+__all__ += ["recorded_versions", "run_ids", "runs", "secrets_store", "source_of", "source_version", "stamp"]
 __all__ += ["store_section", "take", "versions_table", "written_by"]
 
 NO_LIBRARY = frozenset(sys.stdlib_module_names) | {"zenml", "__main__", "builtins", ""}
@@ -46,7 +46,7 @@ def take(store: Store) -> dict[str, Any]:
     steps and so artifacts were made, else of the client. zenml_versions: likewise. Times are UTC as stored.
     Raises :class:`StoreUnreadable`, also when tables that every release has are missing.
     """
-    with reading(store) as connection:
+    with _reading(store) as connection:
         stamps, counted = stores.stamps(connection), _counts(connection)
         zenml_versions = _recorded(connection, "client_version")
         pythons = _recorded(connection, "orchestrator_environment", "python_version")
@@ -70,7 +70,7 @@ def take(store: Store) -> dict[str, Any]:
 
 
 @contextmanager
-def reading(store: Store) -> Iterator[Reader]:
+def _reading(store: Store) -> Iterator[Reader]:
     """A connection that sees one moment of a store; raises :class:`StoreUnreadable`, also for what is asked of it."""
     try:
         with closing(stores.connect(store.server or store.path)) as connection:
@@ -86,7 +86,7 @@ def reading(store: Store) -> Iterator[Reader]:
 def recorded_versions(store: Store) -> list[str]:
     """The ZenML releases that runs recorded; empty where they cannot be read."""
     try:
-        with reading(store) as connection:
+        with _reading(store) as connection:
             return list(_recorded(connection, "client_version"))
     except StoreUnreadable:
         return []
@@ -156,8 +156,19 @@ def secrets_store(config_yaml: Path) -> str:
 
 
 def store_section(config_yaml: Path) -> dict[str, Any]:
-    """What a config.yaml says of its store, password included; empty when it says nothing."""
-    config = yaml.safe_load(config_yaml.read_text(encoding="utf-8"))
+    """What a config.yaml says of its store, password included; empty when it says nothing.
+
+    Raises :class:`StoreUnreadable` for one that cannot be read.
+    """
+    try:
+        config = yaml.safe_load(config_yaml.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise StoreUnreadable(
+            f"{config_yaml} cannot be read",
+            expected="readable YAML, key: value lines",
+            found=type(error).__name__,  # a YAML error quotes the line, and the line may be a password
+            remedy="correct the file, as ZenML reads it too",
+        ) from None
     section = (config if isinstance(config, dict) else {}).get("store")
     return section if isinstance(section, dict) else {}
 
