@@ -392,3 +392,12 @@ def test_importing_the_module_runs_no_uv_and_no_zenml() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_a_uv_that_does_not_end_is_not_called_a_network_that_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recipes, "PATIENCE", 0.0001)
+    with pytest.raises(EnvironmentFailed, match="uv did not end") as raised:
+        recipes.uv(["pip", "list"], tmp_path)
+    assert "uv pip list" in raised.value.found

@@ -37,6 +37,9 @@ COMPANIONS = {"pandas": "pyarrow", "polars": "pyarrow"}
 COMPILED = ("numpy", "pandas", "pyarrow", "scikit-learn", "scipy")
 """Never built from source: without a wheel for this Python, another version is the better answer."""
 
+PATIENCE = 1800
+"""Seconds that uv may take for one thing; it gives up by itself where a network does not answer."""
+
 _PINNED = re.compile(r"(?m)^\s*([A-Za-z0-9._-]+)(?:\[[^]]*\])?\s*={2,3}\s*[^\s*]+(?=\s|$)")
 _LOCAL = re.compile(r"(?m)^(-e |[./]|\S+ @ file:)")
 
@@ -207,13 +210,18 @@ def uv(arguments: Sequence[str], cwd: Path) -> str:
     command = [binary.find_uv_bin(), *arguments]
     try:
         ended = subprocess.run(
-            command, check=False, cwd=cwd, env=_settings(), capture_output=True, text=True, timeout=1800
+            command, check=False, cwd=cwd, env=_settings(), capture_output=True, text=True, timeout=PATIENCE
         )
-        said, code = redact.url(ended.stderr), ended.returncode
     except subprocess.TimeoutExpired:
-        said, code = "Failed to fetch: no end after 1800 s", 1
-    if code == 0:
+        raise EnvironmentFailed(
+            "uv did not end",
+            expected=f"an end within {PATIENCE} seconds",
+            found=f"uv {' '.join(command[1:3])}, perhaps building a package from source",
+            remedy="try again, or give interpreters that have both releases (--source-python, --target-python)",
+        ) from None
+    if ended.returncode == 0:
         return ended.stdout
+    said = redact.url(ended.stderr)
     reason = " ".join(re.sub(r"(?m)^\s*(error:|cause:|[×╰─▶│├]+)\s*", " ", said).split())
     if re.search(r"Failed to fetch|error sending request|network was disabled|dns error", said):
         raise _Unreachable(
