@@ -70,14 +70,13 @@ def start(plan: Plan) -> Run:
 def begin_facts(step: Step) -> StepResult:
     """What the run starts from: the store, its inventory, and the identity that later proves it unchanged."""
     store = locate(step.plan.store)
-    stamps = collect(store, releases.get(step.run.target_version)).stamps
     held, not_checked = {}, []
     same = stores.identity(store.server or store.path)
     try:
         held = inventory.take(store)
     except StoreUnreadable as error:
         not_checked.append(f"the inventory could not be taken: {error.found}")
-    facts = _stated(store, step.run.source_version, stamps, step.run.target_version)
+    facts = _stated(store, step.run.source_version, held.get("stamps", ()), step.run.target_version)
     return step.result((), {**facts, "inventory": held, "source_identity": same}, not_checked)
 
 
@@ -137,7 +136,7 @@ def source_version(plan: Plan, store: Store, facts: StoreFacts) -> str:
 
 def collect(store: Store, target: Release) -> StoreFacts:
     """Everything the checks know, read once; an error while reading is one of the facts."""
-    known: dict[str, Any] = {"target": target, "engine": store.engine, "path": _path(store)}
+    known: dict[str, Any] = {"target": target, "engine": store.engine, "path": str(store.file or store.url)}
     if store.file:
         known |= {
             "size": store.file.stat().st_size,
@@ -192,15 +191,11 @@ def _lasting(store: Store) -> str:
     return ""
 
 
-def _path(store: Store) -> str:
-    """The database, as people write it; never with a password."""
-    return str(store.file or store.url)
-
-
 def _stated(store: Store, source: str, stamps: Iterable[str], target: str) -> dict[str, Any]:
     """The facts that every later step starts from. local_stores: "" where it is not known, as for a server's URL."""
     config, folder = str(store.config_yaml) if store.config_yaml else None, store.local_stores
-    described = {"engine": store.engine, "path": _path(store), "url": store.url, "config_yaml": config}
+    path = str(store.file or store.url)
+    described = {"engine": store.engine, "path": path, "url": store.url, "config_yaml": config}
     versions = {"source_version": source, "stamp": ", ".join(stamps), "target_version": target}
     return {"store": {**described, "local_stores": str(folder) if folder != Path() else ""}, **versions}
 
