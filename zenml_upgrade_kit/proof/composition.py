@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 from zenml_upgrade_kit import releases
 from zenml_upgrade_kit.checks import schemas
@@ -81,7 +82,8 @@ class Composition(Names):
 
     def _rename(self, change: Change) -> None:
         for old, new in change.rename_tables.items():
-            if table := self._take(old, f"{change.revision} rename_tables"):
+            self._problem(f"{change.revision} rename_tables: no table {old}", old not in self.tables)
+            if table := self.tables.pop(old, None):
                 table.name = new
                 self.tables[new] = table
                 table.why.append(change.why)
@@ -123,7 +125,7 @@ class Composition(Names):
             if name not in self.tables and name not in before and name not in made:
                 self.tables[name] = Table(name=name, source=f"(SELECT 1 AS one) AS {THIS}", where=["1 = 0"])
             if name in self.tables and name in self.touched:
-                self._columns(revision, self.tables[name], self._known(name, before), after[name], changes)
+                self._columns(revision, self.tables[name], before, after[name], changes)
         gone = before.keys() - after.keys() - set(self.origin.values())
         for name in sorted(gone & self.tables.keys()):
             reason = next((change for change in changes if name in (*change.drop_tables, *change.moved_tables)), None)
@@ -131,42 +133,34 @@ class Composition(Names):
             table = self.tables.pop(name)
             if reason and table.was:
                 self.dropped[table.was] = reason
-                where = reason.moved_tables.get(name, "")
-                told = replace(reason, why=f"{reason.why}: now {where}") if where else reason
-                self._lose("moved" if where else "table", table, (), told)
+                self._lose("table", table, (), reason, reason.moved_tables.get(name, ""))
         for change in changes:
             named = {*change.drop_tables, *change.moved_tables}
             self._problem(f"{revision}: {', '.join(sorted(named - gone))} is not dropped here", named - gone)
 
-    def _known(self, name: str, before: schemas.Schema) -> set[str]:
-        """Columns of a table before the revision that the schemas know, under their names after the entries' renaming.
-
-        What they do not know is somebody else's, and stays.
-        """
-        return {self.renamed.get((name, one), one) for one in before.get(self.origin.get(name, name), ())}
-
     def _columns(
-        self, revision: str, table: Table, known: set[str], wanted: set[str], changes: Sequence[Change]
+        self, revision: str, table: Table, before: schemas.Schema, wanted: set[str], changes: Sequence[Change]
     ) -> None:
+        """Columns of a table that come and go; those that the schemas do not know are somebody else's, and stay."""
+        known = before.get(self.origin.get(table.name, table.name), set())
+        known = {self.renamed.get((table.name, one), one) for one in known}
         dropped = (known - wanted) & table.columns.keys()
+        reasons: dict[str, tuple[Change, str]] = {}
+        for change in changes:
+            lost = change.drop_columns.get(self._named(table, change.drop_columns), ())
+            moved = change.moved_columns.get(self._named(table, change.moved_columns), {})
+            reasons |= {column: (change, moved.get(column, "")) for column in (*lost, *moved)}
+        unknown = reasons.keys() - dropped
+        self._problem(
+            f"{revision}: {table.name}.{', '.join(sorted(unknown))} is not dropped here", unknown and table.was
+        )
         for column in sorted(dropped):
-            reason = next((one for one in changes if self._names(table, one.drop_columns, column)), None)
-            moved = next((one for one in changes if self._names(table, one.moved_columns, column)), None)
-            self._problem(f"{revision}: nobody tells why {table.name}.{column} is dropped", not (reason or moved))
+            self._problem(f"{revision}: nobody tells why {table.name}.{column} is dropped", column not in reasons)
             gone = table.columns.pop(column)
             old = self._before(table.name)
-            if old and gone.was and (told := reason or moved):
+            if old and gone.was and column in reasons:
                 name = next((one for one in old.columns if old.columns[one].was == gone.was), gone.was)
-                where = moved.moved_columns[self._named(table, moved.moved_columns)][column] if moved else ""
-                told = replace(told, why=f"{told.why}: now {where}") if where else told
-                self._lose("moved" if where else "columns", old, (name,), told)
-        for change in changes:
-            for names in (change.drop_columns, change.moved_columns):
-                told_of = set(names.get(self._named(table, names), ()))
-                self._problem(
-                    f"{revision}: {table.name}.{', '.join(sorted(told_of - dropped))} is not dropped here",
-                    bool(told_of - dropped and table.was),
-                )
+                self._lose("columns", old, (name,), *reasons[column])
         for column in sorted(wanted - table.columns.keys()):
             self._add(revision, table, column, changes)
 
@@ -178,19 +172,20 @@ class Composition(Names):
                 table.columns[column] = Column(name=column, sql=sql)
                 table.columns[column].told("added", change)
                 return
-        release = next((one.version for one in releases.all() if revision in one.revisions), "")
+        found = releases.for_stamp(revision)
+        release = found.version if found else ""
         table.columns[column] = Column(name=column, sql="NULL", outcome="added", release=release, why="new and empty")
 
-    def _make(self, change: Change, name: str, made: Mapping[str, object], wanted: set[str]) -> None:
+    def _make(self, change: Change, name: str, made: Mapping[str, Any], wanted: set[str]) -> None:
         """A table made of others."""
-        cells: Mapping[str, Sql] = made["columns"]  # type: ignore[assignment]
+        cells: Mapping[str, Sql] = made["columns"]
         unknown = set(cells) - wanted
         self._problem(f"{change.revision} tables {name}: no {', '.join(sorted(unknown))} in it", unknown)
         old = self.old.get(name)
-        table = Table(name=name, source=self._expanded(made["from"], None, change), why=[change.why], made=True)  # type: ignore[arg-type]
-        table.release, table.key = change.release, list(made.get("key", ()))  # type: ignore[call-overload]
+        table = Table(name=name, source=self._expanded(made["from"], None, change), why=[change.why], made=True)
+        table.release, table.key = change.release, list(made.get("key", ()))
         if "where" in made:
-            table.where.append(f"({self._expanded(made['where'], None, change)})")  # type: ignore[arg-type]
+            table.where.append(f"({self._expanded(made['where'], None, change)})")
         for column in [*cells, *sorted(wanted - set(cells))]:
             sql = self._expanded(cells.get(column, "NULL"), None, change)
             table.columns[column] = Column(name=column, sql=sql)
@@ -223,25 +218,23 @@ class Composition(Names):
                 table.by = (change.by, old.select(["id", "step_configurations"]), dict(table.columns))
                 table.why.append(change.why)
 
-    def _lose(self, kind: str, table: Table, columns: tuple[str, ...], change: Change) -> None:
+    def _lose(self, kind: str, table: Table, columns: tuple[str, ...], change: Change, moved_to: str = "") -> None:
         if not table.was:
             return  # nothing of it was in the database before
         keys = [name for name in table.columns if name in ("id", "name") and name not in columns]
         keys = keys or [name for name in table.columns if name.endswith("_id") and name not in columns]
-        rest = (
-            columns if kind in ("columns", "moved") and columns else [one for one in table.columns if one not in keys]
-        )
+        rest = columns or [one for one in table.columns if one not in keys]
         some = f"{' AND ' if table.where else ' WHERE '}{table.columns[columns[0]].sql} IS NOT NULL" if columns else ""
         self.lost.append(
             Lost(
-                kind=kind,
+                kind="moved" if moved_to else kind,
                 table=table.name,
                 was=table.was,
                 columns=columns,
                 names=(*keys, *rest),
                 select=table.select([*keys, *rest]) + some,
                 release=change.release,
-                why=change.why,
+                why=f"{change.why}: now {moved_to}" if moved_to else change.why,
             )
         )
 
@@ -249,8 +242,5 @@ class Composition(Names):
 @cache
 def _around(revision: str) -> tuple[schemas.Schema, schemas.Schema]:
     """The schemas just before and just after a revision."""
-    chain = [step for release in releases.all() for step in release.revisions]
-    place = chain.index(revision)
-    return (schemas.at(chain[place - 1]) if place else None) or schemas.at(releases.all()[0].stamp) or {}, (
-        schemas.at(revision) or {}
-    )
+    chain = [releases.all()[0].stamp, *(step for release in releases.all() for step in release.revisions)]
+    return schemas.at(chain[chain.index(revision, 1) - 1]) or {}, schemas.at(revision) or {}

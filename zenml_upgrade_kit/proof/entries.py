@@ -134,10 +134,10 @@ def _wrong(item: Any) -> list[str]:
 def _misplaced(revision: str, release: str) -> list[str]:
     if revision == ANY:
         return []
-    found = next((one.version for one in releases.all() if revision in one.revisions), "")
-    if not found:
+    found = releases.for_stamp(revision)
+    if not found or revision not in found.revisions:
         return [f"no release since {releases.all()[0].version} adds this revision"]
-    return [] if release == found else [f"it belongs to release {found}, not {release}"]
+    return [] if release == found.version else [f"it belongs to release {found.version}, not {release}"]
 
 
 def _misshapen(where: str, given: Mapping[str, Any], shapes: Mapping[str, tuple[int, Leaf]]) -> Iterator[str]:

@@ -99,10 +99,6 @@ class Names:
         self._problem(f"{where}: no table {name}", renamed not in self.tables)
         return self.tables.get(renamed)
 
-    def _take(self, name: str, where: str) -> Table | None:
-        self._problem(f"{where}: no table {name}", name not in self.tables)
-        return self.tables.pop(name, None)
-
     def _column(self, table: Table, name: str, where: str) -> Column | None:
         if name not in table.columns:
             name = self.renamed.get((table.name, name), name)
@@ -115,11 +111,6 @@ class Names:
 
     def _named(self, table: Table, given: Mapping[str, object]) -> str:
         return table.name if table.name in given else self.origin.get(table.name, table.name)
-
-    def _names(
-        self, table: Table, given: Mapping[str, Mapping[str, str]] | Mapping[str, Sequence[str]], column: str
-    ) -> bool:
-        return column in given.get(self._named(table, given), ())
 
     def _problem(self, text: str, there: object) -> None:
         if there and not text.startswith(f"{ANY} "):  # whatever any release rewrites, this one may not have yet
