@@ -47,6 +47,14 @@ def state(database: Path) -> tuple[str, list[str]]:
     return sqlite.digest(database), sorted(path.name for path in database.parent.iterdir())
 
 
+def started(made: Plan) -> Run:
+    """A new run whose first step is done."""
+    run = preflight.start(made)
+    first = run.begin("00_start")
+    first.finish(preflight.begin_facts(first))
+    return run
+
+
 def ids(made: Plan) -> list[str]:
     return [finding.id for finding in preflight.check(made).findings]
 
@@ -126,9 +134,7 @@ def test_a_store_that_must_not_be_upgraded_gets_a_run_that_says_so(database: Pat
     harm(database)
     before = state(database)
     assert check_id in ids(upgrade(database))
-    run = preflight.start(upgrade(database))
-    first = run.begin("00_start")
-    first.finish(preflight.begin_facts(first))
+    run = started(upgrade(database))
     second = run.begin("10_preflight")
     result = preflight.preflight(second)
     assert result.status is Status.BLOCK
@@ -181,9 +187,7 @@ def test_interpreters_that_the_plan_gives_become_the_environments(
 ) -> None:
     pythons = {side: str(environment(version).python) for side, version in (("source", "0.70.0"), ("target", "0.98.0"))}
     made = upgrade(deployment("0.70.0"), **{f"{side}_python": path for side, path in pythons.items()})
-    run = preflight.start(made)
-    first = run.begin("00_start")
-    first.finish(preflight.begin_facts(first))
+    run = started(made)
     result = preflight.preflight(run.begin("10_preflight"))
     assert result.status is Status.PASS
     for side, version in (("source", "0.70.0"), ("target", "0.98.0")):
@@ -195,9 +199,7 @@ def test_requirements_that_do_not_fit_beside_a_release_block(
     deployment: Deployment, upgrade: Upgrade, tmp_path: Path
 ) -> None:
     (tmp_path / "requirements.txt").write_text("pydantic==1.10.13\n")
-    run = preflight.start(upgrade(deployment("0.70.0"), requirements=str(tmp_path / "requirements.txt")))
-    first = run.begin("00_start")
-    first.finish(preflight.begin_facts(first))
+    run = started(upgrade(deployment("0.70.0"), requirements=str(tmp_path / "requirements.txt")))
     result = preflight.preflight(run.begin("10_preflight"))
     (finding,) = result.findings
     assert (result.status, finding.id) == (Status.BLOCK, "EN402")
@@ -231,6 +233,13 @@ def test_what_is_no_upgrade_is_refused(
         with pytest.raises(BadPlan, match=message):
             verb(upgrade(database, to=to))
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_source_that_writes_another_stamp_is_refused(database: Path, upgrade: Upgrade) -> None:
+    assert preflight.start(upgrade(database, source="0.70.0")).source_version == "0.70.0"
+    for verb in (preflight.check, preflight.start):
+        with pytest.raises(BadPlan, match=r"0\.68\.1 did not write this database"):
+            verb(upgrade(database, source="0.68.1"))
 
 
 def test_a_missing_store_is_an_error_and_is_not_created(upgrade: Upgrade, tmp_path: Path) -> None:
@@ -368,10 +377,8 @@ def test_a_backup_that_zenml_left_of_a_server_is_found_where_config_yaml_says(
 
 def test_a_run_of_a_server_starts_and_keeps_no_password(server: Callable[..., Server], upgrade: Upgrade) -> None:
     store = server()
-    run = preflight.start(upgrade("env:PROD"))
+    run = started(upgrade("env:PROD"))
     assert run.folder.name.endswith("-0.70.0-to-0.98.0")
-    first = run.begin("00_start")
-    first.finish(preflight.begin_facts(first))
     facts = Run.open(run.folder).needs("00_start").facts
     assert facts["inventory"]["runs_by_status"]["completed"] > 0
     assert facts["source_identity"] == preflight.source_identity(run) == stores.identity(store)

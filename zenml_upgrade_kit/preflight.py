@@ -127,9 +127,21 @@ def target_release(plan: Plan) -> Release:
 
 
 def source_version(plan: Plan, store: Store, facts: StoreFacts) -> str:
-    """The release that wrote the store, by its oldest stamp; what no release wrote goes by the stamp itself."""
+    """The release that wrote the store, by its oldest stamp; what no release wrote goes by the stamp itself.
+
+    Raises :class:`BadPlan` when the plan names one that writes another stamp.
+    """
     if plan.source:
-        return releases.get(plan.source).version
+        named = releases.get(plan.source).version
+        wrote = [release.version for release in releases.all() if release.stamp in facts.stamps]
+        if wrote and named not in wrote:
+            raise BadPlan(
+                f"ZenML {named} did not write this database",
+                expected=f"as source {' or '.join(wrote)}, or nothing",
+                found=f"the stamp {', '.join(facts.stamps)}",
+                remedy="correct source in the plan, or leave it out",
+            )
+        return named
     stamp = min(facts.stamps, key=lambda one: (releases.position(one) is None, releases.position(one) or 0))
     return re.sub(r"[^\w.+-]", "_", inventory.source_version(stamp, inventory.recorded_versions(store)))
 
