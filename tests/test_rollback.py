@@ -253,6 +253,20 @@ def test_a_store_that_is_gone_comes_back_and_the_missing_proof_is_told(site: Cal
     assert "0.70.0 opens" in result.not_checked[0]
 
 
+def test_what_was_replaced_is_told_when_the_restored_store_cannot_be_read_for_the_proof(
+    site: Callable[[str], Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def in_use(source: Path, _: Path) -> None:
+        raise sqlite.unreadable(source, sqlite3.OperationalError("database is locked"))
+
+    own = site("0.70.0")
+    own.spoil()
+    monkeypatch.setattr(sqlite, "online_backup", in_use)
+    result = own.roll_back(apply=True)
+    assert (result.status, len(result.facts["kept"])) == (Status.NOT_CHECKED, 2)
+    assert "0.70.0 opens" in result.not_checked[0]
+
+
 def test_an_old_release_that_lists_something_else_blocks(
     site: Callable[[str], Site], monkeypatch: pytest.MonkeyPatch
 ) -> None:
