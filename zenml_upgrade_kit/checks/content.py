@@ -140,22 +140,19 @@ def offences(query: Query, tables: Mapping[str, Sequence[str]], source: str, tar
 def explain(
     query: Query, tables: Mapping[str, Sequence[str]], source: str, target: str, engine: str, stopped_at: str
 ) -> list[Offence]:
-    """Why a migration failed: what blocks, and all that concerns the revision where it stopped, in that order first.
+    """Why a migration failed: what blocks at the revision where it stopped, and what it would meet next.
 
-    Then come what the migration would meet next, what it has passed or only fails later, and what was not checked.
+    Then come what it has passed or only fails later, and what was not checked.
     """
     place = releases.position(stopped_at) or 0
 
-    def order(offence: Offence) -> tuple[bool, bool, bool, bool, int]:
-        condition, at = offence.condition, releases.position(offence.condition.revision)
-        here, blocks = condition.revision == stopped_at, condition.severity is Severity.BLOCK
-        return bool(offence.not_checked), not here, not blocks, at is None or at < place, at or 0
+    def order(offence: Offence) -> tuple[bool, bool, bool, int]:
+        revision = offence.condition.revision
+        at = releases.position(revision)
+        return bool(offence.not_checked), revision != stopped_at, at is None or at < place, at or 0
 
     found = offences(query, tables, source, target, engine)
-    stopping = [
-        one for one in found if one.condition.severity is Severity.BLOCK or one.condition.revision == stopped_at
-    ]
-    return sorted(stopping, key=order)
+    return sorted((one for one in found if one.condition.severity is Severity.BLOCK), key=order)
 
 
 @cache

@@ -55,9 +55,8 @@ class _Joined:
         self.engine = engine
 
     def __format__(self, parts: str) -> str:
-        return (
-            f"CONCAT({', '.join(parts.split('|'))})" if self.engine == "mysql" else f"({' || '.join(parts.split('|'))})"
-        )
+        texts = parts.split("|")
+        return f"CONCAT({', '.join(texts)})" if self.engine == "mysql" else f"({' || '.join(texts)})"
 
 
 def mend(found: Found) -> Mended:
@@ -72,15 +71,21 @@ def mend(found: Found) -> Mended:
     for template in found.condition.mend:
         parts = _shared(found.rows, column) if "{together}" in template else [("", _others(found.rows))]
         for suffix, changed in parts:
-            for start in range(0, len(changed), TOGETHER):
+            for ids in _listed(changed):
                 filled = {
                     **words,
-                    "ids": ", ".join(f"'{row['id']}'" for row in changed[start : start + TOGETHER]),
+                    "ids": ids,
                     "apart": format(joined, f"{kept}|'-'|SUBSTR(id, 1, {SUFFIX})"),
                     "together": format(joined, f"{kept}|'-{suffix}'"),
                 }
                 statements.append(template.format_map(filled))
     return Mended(statements=statements)
+
+
+def _listed(rows: Rows) -> Iterator[str]:
+    """Their ids in SQL, so many for each statement."""
+    for start in range(0, len(rows), TOGETHER):
+        yield ", ".join(f"'{row['id']}'" for row in rows[start : start + TOGETHER])
 
 
 def _others(rows: Rows) -> list[dict[str, Any]]:
@@ -171,15 +176,14 @@ def _plain_tags(found: Found) -> Mended:
 def _known_value(found: Found) -> Mended:
     """A value that is only written in other letters is written as ZenML knows it; any other is set to one for all."""
     column, known = found.condition.columns[0], {value.lower(): value for value in found.condition.values}
-    ids: dict[str, list[str]] = {}
+    by_value: dict[str, list[dict[str, Any]]] = {}
     for row in found.rows:
-        ids.setdefault(known.get(row[column].lower().strip(), found.condition.otherwise), []).append(f"'{row['id']}'")
+        by_value.setdefault(known.get(row[column].lower().strip(), found.condition.otherwise), []).append(row)
     return Mended(
         statements=[
-            f"UPDATE `{found.condition.table}` SET `{column}` = '{value}' WHERE id IN"
-            f" ({', '.join(those[start : start + TOGETHER])})"
-            for value, those in ids.items()
-            for start in range(0, len(those), TOGETHER)
+            f"UPDATE `{found.condition.table}` SET `{column}` = '{value}' WHERE id IN ({ids})"
+            for value, rows in by_value.items()
+            for ids in _listed(rows)
         ]
     )
 
