@@ -227,15 +227,8 @@ def decision(result: StepResult) -> Shown:
 
 def rollback(result: StepResult) -> Shown:
     """What a rollback did, or would do."""
+    facts = result.facts
     looked = "Nothing was changed, because apply is False. This is what would be done."
-    return sentence("This was done." if result.facts.get("applied") else looked) + facts(result, "The rollback")
-
-
-def facts(result: StepResult, caption: str) -> Shown:
-    """All of a step's facts, for steps without tables of their own: values in a table, lists below it."""
-    told = {key: value for key, value in result.facts.items() if key != "not_checked"}
-    lists = {key: value for key, value in told.items() if isinstance(value, list)}
-    shown = pairs(told, words.names(key for key in told if key not in lists), caption)
-    for key, name in words.names(lists).items():
-        shown += listing(name, map(words.told, lists[key]))
-    return shown
+    shown = sentence("This was done." if facts.get("applied") else looked)
+    shown += pairs(facts, {"backup": "Backup", "applied": "Applied", "proof": "Proof"}, "The rollback")
+    return shown + listing("Actions", facts.get("actions") or []) + listing("Kept", facts.get("kept") or [])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
@@ -111,8 +111,3 @@ def told(value: Any, fact: str = "") -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{plain(name)}: {told(item)}" for name, item in value.items())
     return ", ".join(map(told, value)) if isinstance(value, (list, tuple)) else plain(value)
-
-
-def names(facts: Iterable[str]) -> dict[str, str]:
-    """Facts that need no other name: ``rows_compared`` is ``Rows compared``."""
-    return {fact: fact.replace("_", " ").capitalize() for fact in facts}
