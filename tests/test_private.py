@@ -33,6 +33,13 @@ def test_a_server_that_cannot_start_says_why() -> None:
     assert "no-such-option" in raised.value.found
 
 
+def test_it_starts_where_no_client_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {name: private.find(name) for name in ("mariadbd", "mariadb-install-db")}
+    monkeypatch.setattr(private, "find", lambda *names: found.get(names[0], ""))
+    with private.server() as server:
+        assert server.socket
+
+
 def test_without_mariadb_the_message_names_the_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setattr(private, "PLACES", ())

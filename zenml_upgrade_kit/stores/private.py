@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from zenml_upgrade_kit.errors import StoreUnreadable
@@ -27,15 +27,9 @@ LOCAL = "DELETE FROM mysql.global_priv WHERE Host <> 'localhost' AND User = 'roo
 INSTALL = "install it: apt install mariadb-server, brew install mariadb, or mamba install -c conda-forge mariadb"
 
 
-def find(*names: str) -> str:
-    """The path of the first program that is installed, "" for none."""
-    path = os.pathsep.join([os.environ.get("PATH", ""), *PLACES])
-    return next((found for name in names if (found := shutil.which(name, path=path))), "")
-
-
-def available() -> bool:
-    """Whether a private server can be started here."""
-    return bool(find("mariadbd") and find("mariadb-install-db"))
+def find(name: str) -> str:
+    """The path of an installed program, "" for none."""
+    return shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), *PLACES])) or ""
 
 
 @contextmanager
@@ -50,7 +44,7 @@ def server(
     folder is made. data: a data folder that stays, made when it is not there; otherwise it goes with the context.
     Raises :class:`StoreUnreadable` when it cannot be started.
     """
-    if not available():
+    if not (find("mariadbd") and find("mariadb-install-db")):
         raise _not_started("MariaDB's mariadbd and mariadb-install-db", "not on PATH", INSTALL)
     # a short path: a socket's may have about 100 characters
     with tempfile.TemporaryDirectory(prefix="zuk-db-", dir=folder, ignore_cleanup_errors=True) as own:
@@ -78,8 +72,9 @@ def server(
             ) as process,
         ):
             try:
-                _wait(process, listens, log)
-                yield Server(user="root", host="127.0.0.1" if port else "localhost", port=port, socket=str(listens))
+                root = Server(user="root", host="127.0.0.1" if port else "localhost", port=port, socket=str(listens))
+                _wait(process, root, log)
+                yield root
             finally:
                 process.terminate()
                 try:
@@ -89,15 +84,8 @@ def server(
 
 
 def _install(data: Path, account: list[str]) -> None:
-    command = [
-        find("mariadb-install-db"),
-        "--no-defaults",
-        f"--datadir={data}",
-        "--skip-test-db",
-        f"--tmpdir={data.parent}",
-        *account,
-    ]
-    command += ["--auth-root-authentication-method=normal"]
+    command = [find("mariadb-install-db"), "--no-defaults", f"--datadir={data}", f"--tmpdir={data.parent}", *account]
+    command += ["--skip-test-db", "--auth-root-authentication-method=normal"]
     made = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     if made.returncode:
         raise _not_started("an empty data folder", (made.stderr or made.stdout).strip()[-400:], "see the message")
@@ -119,12 +107,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait(process: subprocess.Popen[bytes], listens: Path, log: Path) -> None:
-    ping = [find("mariadb-admin", "mysqladmin"), "--no-defaults", "-uroot", "-S", str(listens), "ping"]
+def _wait(process: subprocess.Popen[bytes], root: Server, log: Path) -> None:
     until = time.monotonic() + PATIENCE
     while time.monotonic() < until and process.poll() is None:
-        if listens.exists() and subprocess.run(ping, capture_output=True, check=False).returncode == 0:
-            return
+        with suppress(StoreUnreadable):
+            return mysql.connect(root).close()
         time.sleep(0.05)
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
     found = next((line for line in lines if "[ERROR]" in line), "no answer")
