@@ -79,6 +79,11 @@ def test_the_session_that_holds_a_table_is_named(
     assert "'...'" in "".join(told)
 
 
+def test_a_lock_of_the_server_itself_has_no_session_to_name(schema: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "_ask", lambda *_: [(None, "has locked secret"), (7, "has locked secret, too")])
+    assert locks.holders(schema, []) == ("session 7 has locked secret, too",)
+
+
 def test_only_sessions_in_the_database_are_ended(schema: Server) -> None:
     with closing(mysql.connect(schema)) as inside, closing(mysql.connect(schema.using("elsewhere"))) as outside:
         numbers = [int(one.execute("SELECT CONNECTION_ID()")[0][0]) for one in (inside, outside)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,7 @@ def _sessions(connection: mysql.Connection, schema: str, waiting: Collection[int
     for query in _BLOCKERS:
         if query is not _BLOCKERS[-1] or not found:
             for number, what in _ask(connection, query, schema):
-                if int(number) not in (*waiting, me):
+                if number is not None and int(number) not in (*waiting, me):  # None: a thread of the server itself
                     found.setdefault(int(number), []).append(str(what))
     for number, reasons in found.items():
         yield _session(number, sessions.get(number), reasons)
@@ -94,11 +94,11 @@ def _ask(connection: mysql.Connection, query: str, schema: str) -> list[Any]:
 
 
 def _session(number: int, row: Any, reasons: list[str]) -> str:
-    who = f"session {number}" + (f" of {row['User']} from {row['Host']}" if row else "")
-    doing = "" if not row else f"; for {row['Time']} s it "
-    if row:
-        doing += "has been idle" if row["Command"] == "Sleep" else f"has been running {_statement(row)}"
-    return f"{who} {', '.join(dict.fromkeys(reasons))}{doing}"
+    what = ", ".join(dict.fromkeys(reasons))
+    if not row:
+        return f"session {number} {what}"
+    doing = "has been idle" if row["Command"] == "Sleep" else f"has been running {_statement(row)}"
+    return f"session {number} of {row['User']} from {row['Host']} {what}; for {row['Time']} s it {doing}"
 
 
 def _statement(row: Any) -> str:
@@ -107,19 +107,22 @@ def _statement(row: Any) -> str:
 
 
 def _processes(path: Path, waiting: Collection[int]) -> Iterator[str]:
-    files = {os.path.realpath(path), *(str(sqlite.beside(Path(os.path.realpath(path)), s)) for s in sqlite.SIDE_FILES)}
-    opening = set(_opening(files)) - set(waiting)
-    unseen = {process for process in _locking(path) if not os.access(f"/proc/{process}/fd", os.R_OK)}
-    locking = (set(_locking(path)) & (opening | unseen)) - set(waiting)  # another disk may have a file of that number
+    real = Path(os.path.realpath(path))
+    opening = set(_opening({str(sqlite.beside(real, suffix)) for suffix in ("", *sqlite.SIDE_FILES)})) - set(waiting)
+    locking = {
+        process
+        for process in set(_locking(path)) - set(waiting)  # another disk may have a file of that number
+        if process in opening or not os.access(f"/proc/{process}/fd", os.R_OK)
+    }
     for process in sorted(locking or opening):
-        name = _read(Path(f"/proc/{process}/comm"), lambda text: text.strip()) or "unknown"
+        name = _read(f"/proc/{process}/comm").strip() or "unknown"
         yield f"process {process} ({name}) {'has locked' if process in locking else 'has open'} {path}"
 
 
 def _locking(path: Path) -> Iterator[int]:
     """Processes with a POSIX lock on a file, as Linux lists them."""
     inode = str(path.stat().st_ino)
-    for line in _read(Path("/proc/locks"), str.splitlines) or []:
+    for line in _read("/proc/locks").splitlines():
         fields = line.split()
         place = next((field for field in fields if field.count(":") == 2), "")
         if place.rpartition(":")[2] == inode and "->" not in fields:
@@ -134,7 +137,7 @@ def _opening(files: Collection[str]) -> Iterator[int]:
                 yield int(folder.parent.name)
 
 
-def _read(path: Path, use: Callable[[str], Any]) -> Any:
+def _read(path: str) -> str:
     with suppress(OSError):
-        return use(path.read_text(encoding="utf-8", errors="replace"))
-    return None
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+    return ""
