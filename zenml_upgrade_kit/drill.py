@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,11 +58,12 @@ def drill(backup: Backup, *, server: Server | None = None, identity: Path | None
         done = Drill(into="nowhere", problems=(f"{error.problem}: {error.found}",))
     except KitError as error:
         return Drill(into="nowhere", not_checked=f"{error.problem}: {error.found}")
-    if done.problems:
-        backup.record(restored=None, problem="; ".join(done.problems))
-    else:
-        took = round(done.seconds or 0, 3)
-        backup.record(restored=now(), restore_seconds=took, restored_into=done.into, problem="")
+    with suppress(PlaceUnusable):  # a backup that can only be read is as good
+        if done.problems:
+            backup.record(restored=None, problem="; ".join(done.problems))
+        else:
+            took = round(done.seconds or 0, 3)
+            backup.record(restored=now(), restore_seconds=took, restored_into=done.into, problem="")
     return done
 
 
@@ -145,7 +146,8 @@ def beside(
     must_load(backup, server)
     for left in scratch.leftovers(server):
         if not left["alive"] and left["purpose"] != scratch.COPY:  # of a drill or a restore that was killed
-            scratch.remove(server, left["name"])
+            with suppress(KitError):  # somebody else removes it at this moment
+                scratch.remove(server, left["name"])
     with scratch.scratch(server, backup.manifest["server"], purpose) as fresh:
         yield fresh, fill(backup, fresh, identity)
 
@@ -175,12 +177,17 @@ def fill(backup: Backup, fresh: Server, identity: Path | None) -> list[str]:
             room(Path(staging), sum(file["original_bytes"] for file in backup.files("database")))
         files = ((file["original"], backup.open(file, identity)) for file in backup.files("database"))
         loaded = threading.Event()
-        with closing(mysql.connect(fresh)) as connection, ThreadPoolExecutor(1) as pool:
-            known = pool.submit(_as_they_come, connection, loaded) if manifest["dump_format"] == "sql" else None
+        with closing(mysql.connect(fresh)) as connection:
             try:
-                dumping.load(fresh, format=manifest["dump_format"], files=files, staging=Path(staging))
-            finally:
-                loaded.set()
+                with ThreadPoolExecutor(1) as pool:
+                    known = pool.submit(_as_they_come, connection, loaded) if manifest["dump_format"] == "sql" else None
+                    try:
+                        dumping.load(fresh, format=manifest["dump_format"], files=files, staging=Path(staging))
+                    finally:
+                        loaded.set()
+            except RestoreRefused:
+                connection.execute("SELECT 1")  # a server that was lost meanwhile is no fault of the backup
+                raise
         return server_differences(backup, fresh, known.result() if known else {})
 
 
@@ -220,14 +227,11 @@ def server_differences(
 
     known: contents of tables that were looked at before.
     """
-    connections = [mysql.connect(server) for _ in range(SESSIONS)]
-    try:
+    with ExitStack() as stack:
+        connections = [stack.enter_context(closing(mysql.connect(server))) for _ in range(SESSIONS)]
         rest = mysql.tables(connections[0]).keys() - (known or {}).keys()
         contents, facts = {**(known or {}), **mysql.contents(connections, rest)}, mysql.facts(connections[0])
         definitions = mysql.definitions(connections[0])
-    finally:
-        for connection in connections:
-            connection.close()
     wanted = backup.manifest["server"]
     problems = _different(backup.manifest, contents)
     if (wanted["flavour"], wanted["version"].split(".")[:2]) == (facts["flavour"], facts["version"].split(".")[:2]):
