@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,11 +22,18 @@ import pytest
 from zenml_upgrade_kit import archive, backup, copy_commands, drill, plan, probing, stores
 from zenml_upgrade_kit.archive import Backup
 from zenml_upgrade_kit.environments import Environment
-from zenml_upgrade_kit.errors import BackupUnusable, BadPlan, PlaceUnusable, RunUnusable, StoreUnreadable
+from zenml_upgrade_kit.errors import (
+    BackupUnusable,
+    BadPlan,
+    PlaceUnusable,
+    RestoreRefused,
+    RunUnusable,
+    StoreUnreadable,
+)
 from zenml_upgrade_kit.findings import Severity
 from zenml_upgrade_kit.rehearsal import copies, servers
 from zenml_upgrade_kit.runs import Run
-from zenml_upgrade_kit.stores import mysql, private, scratch
+from zenml_upgrade_kit.stores import dumping, mysql, private, scratch
 from zenml_upgrade_kit.stores.address import Server
 
 OldStore = Callable[..., Server]
@@ -179,13 +186,9 @@ def test_two_schemas_beside_the_store_are_equal_and_the_source_stays(beside: Reh
         assert stores.identity(copy) == before == stores.identity(server)
         assert definitions(copy) == definitions(server)
         assert setting(copy, "@@collation_database") == ["utf8mb4_unicode_ci"]
-    assert databases.PASSWORD not in json.dumps(site.state()) + repr(site)
-
-
-def test_a_change_of_the_store_changes_its_identity(server: Server) -> None:
-    before = stores.identity(server)
     databases.client(server, "UPDATE pipeline_run SET name = CONCAT(name, ' ') LIMIT 1")
     assert stores.identity(server) != before
+    assert databases.PASSWORD not in json.dumps(site.state()) + repr(site)
 
 
 def test_a_copy_that_is_not_the_backup_is_refused_and_gone(beside: Rehearsal, server: Server) -> None:
@@ -198,26 +201,14 @@ def test_a_copy_that_is_not_the_backup_is_refused_and_gone(beside: Rehearsal, se
     assert ours(server) == []
 
 
-@pytest.mark.parametrize("kind", ["collation", "charsets", "engines"])
-def test_other_defaults_are_found_on_every_flavour(beside: Rehearsal, server: Server, kind: str) -> None:
+def test_other_defaults_are_found_on_every_flavour(beside: Rehearsal, server: Server) -> None:
     facts = beside.saved.manifest["server"]
     assert servers.other_defaults(beside.saved, server) == []
-    other = {**facts, kind: "latin1_swedish_ci" if isinstance(facts[kind], str) else [*facts[kind], "Archive"]}
-    wrong = replace(beside.saved, manifest={**beside.saved.manifest, "server": other})
-    (problem,) = servers.other_defaults(wrong, server)
-    assert problem.startswith(f"{kind} is ")
-
-
-def test_another_copy_of_a_name_replaces_the_first(beside: Rehearsal, server: Server) -> None:
-    with beside.site() as site:
-        first, _ = site.restore("before")
-        second, seconds = site.restore("before")
-        assert isinstance(second, Server)
-        assert ours(server) == [second.database]
-        assert first != second
-        assert seconds > 0
-        site.remove(second)
-        assert ours(server) == []
+    for kind in ("collation", "charsets", "engines"):
+        other = {**facts, kind: "latin1_swedish_ci" if isinstance(facts[kind], str) else [*facts[kind], "Archive"]}
+        wrong = replace(beside.saved, manifest={**beside.saved.manifest, "server": other})
+        (problem,) = servers.other_defaults(wrong, server)
+        assert problem.startswith(f"{kind} is ")
 
 
 # where they go
@@ -349,11 +340,6 @@ def test_the_copies_are_there_for_another_process_and_gone_at_the_end(
     assert site.kind == {"files": "file", "beside": "schema", "apart": "private"}[kind]
 
 
-def test_a_run_without_a_rehearsal_has_nothing_to_open(files: Rehearsal) -> None:
-    with pytest.raises(RunUnusable, match="needs the result"), copies.reopen(files.run):
-        pass
-
-
 def test_after_an_error_nothing_stays_unless_the_plan_keeps_it(
     apart: Rehearsal, server: Server, tmp_path: Path
 ) -> None:
@@ -389,13 +375,6 @@ def test_what_a_killed_rehearsal_left_is_listed_and_removed_by_the_next_attempt(
     assert len(ours(server)) == len(site.copies) == 2
 
 
-def test_it_can_be_removed_by_hand_too(beside: Rehearsal, server: Server) -> None:
-    name = killed_while_it_restores(beside)
-    dead(server, name)
-    assert copies.remove(beside.run, [name]) == [f"removed the schema {name} on {server.using('').name}"]
-    assert ours(server) == []
-
-
 def test_copies_in_use_those_of_others_and_foreign_schemas_are_never_removed(
     beside: Rehearsal, server: Server, tmp_path: Path
 ) -> None:
@@ -414,7 +393,51 @@ def test_copies_in_use_those_of_others_and_foreign_schemas_are_never_removed(
     copies.end(beside.run)
     assert ours(server) == sorted([*kept, "zenml_upgrade_copy_0123abcd"])
     with pytest.raises(BadPlan, match="is no copy of"):
-        copies.remove(beside.run, ["zenml_upgrade_copy_0123abcd"])
+        copies.end(beside.run, ["zenml_upgrade_copy_0123abcd"])
+
+
+def test_a_leftover_that_goes_at_this_moment_is_no_reason_to_stop(
+    beside: Rehearsal, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ghost = {"name": "zenml_upgrade_drill_0123abcd", "purpose": "drill", "alive": False}
+    seen = iter([[ghost], []])
+    with monkeypatch.context() as patch:
+        patch.setattr(scratch, "leftovers", lambda _: next(seen))
+        with drill.beside(beside.saved, server, None, purpose="drill") as (_, problems):
+            assert problems == []
+
+
+def test_another_copy_of_a_name_replaces_the_first_also_at_the_second_try(
+    beside: Rehearsal, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: object) -> None:
+        raise StoreUnreadable("lost", expected="", found="", remedy="")
+
+    with beside.site() as site:
+        first, _ = site.restore("before")
+        with monkeypatch.context() as patch:
+            patch.setattr(scratch, "remove", lost)
+            with pytest.raises(StoreUnreadable, match="lost"):
+                site.restore("before")
+        second, seconds = site.restore("before")
+        assert isinstance(second, Server)
+        assert ours(server) == [second.database]
+        assert first != second
+        assert seconds > 0
+        site.remove(second)
+        assert ours(server) == []
+
+
+def test_nobody_says_that_there_are_no_copies_on_a_server_that_cannot_be_asked(
+    beside: Rehearsal, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside.run.forget("30_rehearsal")  # as after a rehearsal that was killed
+    monkeypatch.setenv("PRODUCTION", databases.zenml_url(replace(server, port=private.free_port())))
+    with pytest.raises(StoreUnreadable):
+        copies.of_run(beside.run)
+    monkeypatch.delenv("PRODUCTION")
+    with pytest.raises(BadPlan, match="PRODUCTION"):
+        copies.end(beside.run)
 
 
 def test_a_name_that_is_taken_is_left_alone(beside: Rehearsal, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -500,6 +523,53 @@ def test_a_disk_that_fills_up_while_a_copy_is_loaded_is_told_as_that(apart: Rehe
         with scratch.scratch(small, facts, "drill") as fresh, pytest.raises(PlaceUnusable, match="no room") as raised:
             drill.fill(apart.saved, fresh, None)
     assert "No more room" in raised.value.found
+
+
+def test_a_server_that_is_lost_while_a_copy_is_loaded_is_no_fault_of_the_backup(
+    apart: Rehearsal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with private.server() as own:
+
+        def lost(fresh: Server, **_: object) -> None:
+            databases.client(own, "SHUTDOWN")
+            with suppress(StoreUnreadable):
+                while True:
+                    mysql.connect(fresh).close()
+            raise RestoreRefused("it cannot be loaded", expected="", found="ERROR 2013: Lost connection", remedy="")
+
+        monkeypatch.setattr(dumping, "load", lost)
+        done = drill.drill(apart.saved, server=own)
+    assert (done.problems, apart.saved.verified["problem"]) == ((), "")
+    assert "cannot be read" in done.not_checked
+
+
+def test_a_drill_of_a_backup_that_can_only_be_read_has_a_result(
+    files: Rehearsal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise PlaceUnusable("read-only", expected="", found="", remedy="")
+
+    monkeypatch.setattr(Backup, "record", refused)
+    assert (drill.drill(files.saved).problems, drill.drill(files.saved).not_checked) == ((), "")
+
+
+def test_sessions_are_closed_when_one_cannot_be_had(
+    beside: Rehearsal, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[mysql.Connection] = []
+    connect = mysql.connect
+
+    def few(one: Server) -> mysql.Connection:
+        if made:
+            raise StoreUnreadable("too many connections", expected="", found="", remedy="")
+        made.append(connect(one))
+        return made[0]
+
+    monkeypatch.setattr(mysql, "connect", few)
+    with pytest.raises(StoreUnreadable, match="too many"):
+        drill.server_differences(beside.saved, server)
+    with pytest.raises(StoreUnreadable):
+        made[0].execute("SELECT 1")
 
 
 def test_a_private_server_that_dies_of_a_full_disk_is_told_as_that(

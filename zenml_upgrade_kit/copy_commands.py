@@ -30,8 +30,7 @@ def _of_run(given: argparse.Namespace) -> int:
     from zenml_upgrade_kit.rehearsal import copies as all_copies
 
     run = Run.open(Path(given.run))
-    done = all_copies.end(run) if given.remove_all else []
-    done += all_copies.remove(run, given.remove) if given.remove and not given.remove_all else []
+    done = all_copies.end(run, () if given.remove_all else given.remove) if given.remove_all or given.remove else []
     left = [{name: one[name] for name in ("name", "where", "state")} for one in all_copies.of_run(run)]
     return _tell(given, done, left, "This run has no copies.")
 
@@ -41,12 +40,12 @@ def _of_server(given: argparse.Namespace) -> int:
     from zenml_upgrade_kit.rehearsal import copies as all_copies
 
     server = drill.server_at(given.store)
-    names = list(given.remove)
+    names = dict.fromkeys(given.remove)
     if given.remove_all:  # a copy of a run that may go on takes its name
-        names += [one["name"] for one in all_copies.listed(server) if one["state"] == "left over"]
-    for name in dict.fromkeys(names):
+        names |= dict.fromkeys(one["name"] for one in all_copies.listed(server) if one["state"] == "left over")
+    for name in names:
         scratch.remove(server, name)
-    done = [f"removed the schema {name} on {server.using('').name}" for name in dict.fromkeys(names)]
+    done = [f"removed the schema {name} on {server.using('').name}" for name in names]
     return _tell(given, done, all_copies.listed(server), f"No schema of the kit is on {server.using('').name}.")
 
 
@@ -68,12 +67,9 @@ def _tell(given: argparse.Namespace, done: list[str], left: list[dict[str, Any]]
 def _line(one: Mapping[str, Any]) -> str:
     if "where" in one:
         return f"{one['name']}  {one['state']}  {one['where']}"
-    by = (
-        f"by process {one['pid']} on {one['host']}, {one['created']}" if one["host"] else "by a process that was killed"
-    )
-    return f"{one['name']}  {one['state']}  made for a {one['purpose']} {by}" + (
-        f", {one['run']}" if one["run"] else ""
-    )
+    by = f"process {one['pid']} on {one['host']}, {one['created']}" if one["host"] else "a process that was killed"
+    line = f"{one['name']}  {one['state']}  made for a {one['purpose']} by {by}"
+    return f"{line}, {one['run']}" if one["run"] else line
 
 
 def add(command: Callable[..., argparse.ArgumentParser]) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import shutil
 import socket
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +53,6 @@ class Site:
     copies: dict[str, Path | Server] = field(default_factory=dict)
     _held: dict[str, Connection] = field(default_factory=dict, repr=False)
 
-    @property
-    def engine(self) -> str:
-        """``sqlite`` or ``mysql``, which MariaDB is too."""
-        return "mysql" if self.server else "sqlite"
-
     def restore(self, name: str) -> tuple[Path | Server, float]:
         """A new copy of the backup, compared with its manifest, and the seconds that both took.
 
@@ -66,7 +62,7 @@ class Site:
         if name in self.copies:
             self.remove(self.copies[name])
         started, identity = time.monotonic(), self.step.plan.backup.identity
-        copy = self.copies[name] = self._new(name)
+        copy = self.empty(name)
         try:
             if isinstance(copy, Path):
                 problems = drill.differences(self.backup, drill.unpack(self.backup, "database", copy, identity))
@@ -89,16 +85,13 @@ class Site:
 
     def empty(self, name: str) -> Path | Server:
         """A database without tables, with the defaults of the backup's; as a file it is not there yet."""
-        copy = self.copies[name] = self._new(name)
-        return copy
-
-    def _new(self, name: str) -> Path | Server:
-        if not self.server:
-            return _folder(self.step.run) / f"{name}.db"
-        facts, run = self.backup.manifest["server"], str(self.step.run.folder)
-        fresh, session = scratch.make(self.server, facts, scratch.COPY, run)
-        self._held[fresh.database] = session
-        return fresh
+        if self.server:
+            facts, run = self.backup.manifest["server"], str(self.step.run.folder)
+            fresh, session = scratch.make(self.server, facts, scratch.COPY, run)
+            self.copies[name], self._held[fresh.database] = fresh, session
+        else:
+            self.copies[name] = _folder(self.step.run) / f"{name}.db"
+        return self.copies[name]
 
     def remove(self, database: Path | Server) -> None:
         """Remove a copy that :meth:`restore` made, and no other."""
@@ -107,7 +100,8 @@ class Site:
             for suffix in ("", *sqlite.SIDE_FILES):
                 sqlite.beside(database, suffix).unlink(missing_ok=True)
         else:
-            scratch.remove(database, database.database, self._held.pop(database.database))
+            scratch.remove(database, database.database, self._held[database.database])
+            del self._held[database.database]
         del self.copies[name]
 
     def release(self) -> None:
@@ -123,45 +117,50 @@ class Site:
         """
         if not self.server or (self.kind == "schema" and not self.named):
             return 1.0
-        copy = next((copy for copy in self.copies.values() if isinstance(copy, Server)), self.server)
+        before = self.copies.get("before")  # the other one has other columns by now
         try:
             store = locate(self.step.plan.store).server
-            return servers.speed(store, copy) if store else None
+            return servers.speed(store, before if isinstance(before, Server) else self.server) if store else None
         except KitError:
             return None
 
     def state(self) -> dict[str, Any]:
-        """What :func:`reopen` needs, as JSON: ``kind``, ``where``, ``named``, ``copies`` by name, ``options``."""
+        """What :func:`reopen` needs, as JSON: ``kind``, ``named``, ``copies`` by name, ``options``."""
         names = {name: str(copy) if isinstance(copy, Path) else copy.database for name, copy in self.copies.items()}
         options = servers.options(self.backup.manifest["server"]) if self.kind == "private" else {}
-        return {"kind": self.kind, "where": self.where, "named": self.named, "copies": names, "options": options}
+        return {"kind": self.kind, "named": self.named, "copies": names, "options": options}
+
+
+@contextmanager
+def _alone(run: Run) -> Iterator[None]:
+    """Other processes do not use the copies of the run meanwhile, nor remove them."""
+    run.hold(LOCK)
+    try:
+        yield
+    finally:
+        run.release(LOCK)
 
 
 @contextmanager
 def site(step: Step, backup: Backup, choices: RehearsalChoices) -> Iterator[Site]:
-    """Where copies of a backup go; what an earlier attempt of the run left is removed first.
+    """Where copies of a backup go; what an earlier attempt of the step left is removed first, also its other files.
 
     The copies stay; after an exception they go, unless ``choices.keep_copy``. Raises :class:`PlaceUnusable` when there
     is no room for them, and :class:`StoreUnreadable` when no server can hold them, with the reason for each.
     """
-    run = step.run
-    run.hold(LOCK)
-    try:
-        _remove(run)
-        _folder(run).mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _alone(step.run):
+        _remove(step.run)
+        step.empty_work()
+        _folder(step.run).mkdir(mode=0o700, parents=True)
         try:
-            with _chosen(step, backup, choices) as chosen:
-                try:
-                    yield chosen
-                finally:
-                    chosen.release()
+            with _chosen(step, backup, choices) as chosen, ExitStack() as stack:
+                stack.callback(chosen.release)
+                yield chosen
         except BaseException:
             with suppress(KitError):  # what stays is listed as this run's
                 if not choices.keep_copy:
-                    _remove(run)
+                    _remove(step.run)
             raise
-    finally:
-        run.release(LOCK)
 
 
 @contextmanager
@@ -208,50 +207,39 @@ def reopen(run: Run) -> Iterator[tuple[Path | Server, Path | Server]]:
     """
     state = run.needs(STEP).facts.get("copies") or {"kind": "", "copies": {}}
     before, migrated = (Path(state["copies"].get(name, "")).name for name in NAMES)  # the run may have been moved
-    run.hold(LOCK)
-    try:
-        with ExitStack() as stack:
-            folder = _folder(run)
-            server: Server | None = None
-            if state["kind"] == "private" and (folder / "mariadb").is_dir():
-                server = stack.enter_context(servers.private_server(folder / "mariadb", state["options"]))
-            elif state["kind"] == "schema":
-                server = locate(state["named"] or run.plan.store).server
-            there = [one["name"] for one in scratch.leftovers(server)] if server else []
-            there += [path.name for path in folder.glob("*.db")]
-            for name, copy in zip(NAMES, (before, migrated), strict=True):
-                if copy not in there:
-                    raise RunUnusable(
-                        f"the copy {name} of {run.folder} is not there",
-                        expected="the copies that 30_rehearsal left; 60_decision removes them",
-                        found="nothing",
-                        remedy="run 30_rehearsal again",
-                    )
-                if server:
-                    stack.callback(scratch.release, scratch.hold(server, copy), copy)
-            yield (server.using(before), server.using(migrated)) if server else (folder / before, folder / migrated)
-    finally:
-        run.release(LOCK)
+    with _alone(run), ExitStack() as stack:
+        folder = _folder(run)
+        server: Server | None = None
+        if state["kind"] == "private" and (folder / "mariadb").is_dir():
+            server = stack.enter_context(servers.private_server(folder / "mariadb", state["options"]))
+        elif state["kind"] == "schema":
+            server = locate(state["named"] or run.plan.store).server
+        there = [one["name"] for one in scratch.leftovers(server)] if server else []
+        there += [path.name for path in folder.glob("*.db")]
+        for name, copy in zip(NAMES, (before, migrated), strict=True):
+            if copy not in there:
+                raise RunUnusable(
+                    f"the copy {name} of {run.folder} is not there",
+                    expected="the copies that 30_rehearsal left; 60_decision removes them",
+                    found="nothing",
+                    remedy="run 30_rehearsal again",
+                )
+            if server:
+                stack.callback(scratch.release, scratch.hold(server, copy), copy)
+        yield (server.using(before), server.using(migrated)) if server else (folder / before, folder / migrated)
 
 
 def _folder(run: Run) -> Path:
     return run.work / STEP / "copies"
 
 
-def end(run: Run) -> list[str]:
-    """Remove the copies of a run; what was removed, in sentences. Nothing to remove is no error."""
-    run.hold(LOCK)
-    try:
-        return _remove(run)
-    finally:
-        run.release(LOCK)
+def end(run: Run, names: Sequence[str] = ()) -> list[str]:
+    """Remove the copies of a run, or some; what was removed, in sentences. Nothing to remove is no error.
 
-
-def remove(run: Run, names: Sequence[str]) -> list[str]:
-    """Remove some copies of a run, as :func:`of_run` names them; raises :class:`BadPlan` for what is none of them."""
-    run.hold(LOCK)
-    try:
-        there = [one["name"] for one in of_run(run)]
+    names: as :func:`of_run` has them. Raises :class:`BadPlan` for what is none of them.
+    """
+    with _alone(run):
+        there = [one["name"] for one in of_run(run)] if names else []
         if unknown := sorted(set(names) - set(there)):
             raise BadPlan(
                 f"{', '.join(unknown)} is no copy of {run.folder}",
@@ -260,14 +248,12 @@ def remove(run: Run, names: Sequence[str]) -> list[str]:
                 remedy="name one that is listed; nothing was removed",
             )
         return _remove(run, names)
-    finally:
-        run.release(LOCK)
 
 
 def _remove(run: Run, names: Sequence[str] = ()) -> list[str]:
-    """All of them when none is named."""
+    """All of them when none is named; files go also where no server can be asked for schemas."""
     done = []
-    for one in of_run(run):
+    for one in chain(_files(run), _schemas(run)):
         if names and one["name"] not in names:
             continue
         if one["server"]:
@@ -284,20 +270,30 @@ def of_run(run: Run) -> list[dict[str, Any]]:
     """Copies of a run, also half-made ones: ``name``, ``where`` in words, ``server`` (None for files), ``state``.
 
     A schema is a run's when its marker names the folder and this host, or when the run's result names the schema.
+    Raises :class:`BadPlan` and :class:`StoreUnreadable` where the server that may have schemas of the run cannot be
+    asked: nobody knows then that there are none.
     """
-    found: dict[str, dict[str, Any]] = {
-        path.name: {"name": path.name, "where": str(path), "server": None, "state": "of this run"}
-        for path in sorted(_folder(run).glob("*"))
-    }
-    here, state = (str(run.folder), socket.gethostname()), dict[str, Any]()
+    return [*_files(run), *_schemas(run)]
+
+
+def _files(run: Run) -> Iterator[dict[str, Any]]:
+    for path in sorted(_folder(run).glob("*")):
+        yield {"name": path.name, "where": str(path), "server": None, "state": "of this run"}
+
+
+def _schemas(run: Run) -> Iterator[dict[str, Any]]:
+    state: Mapping[str, Any] = {}
     with suppress(RunUnusable):  # a damaged result tells nothing
         state = (result.facts if (result := run.result(STEP)) else {}).get("copies") or {}
-    named = {given for given in (state.get("named"), run.plan.rehearsal.server) if given}
-    for given in (*sorted(named), run.plan.store):
-        with nullcontext() if state.get("kind") == "schema" else suppress(KitError):  # it may be gone by now
-            if server := locate(given).server:
-                for one in filter(lambda one: one["purpose"] == scratch.COPY, listed(server)):
-                    if (one["run"], one["host"]) == here or one["name"] in state.get("copies", {}).values():
-                        where = f"the schema {one['name']} on {server.using('').name}"
-                        found[one["name"]] = {**one, "where": where, "server": server}
-    return list(found.values())
+    if state.get("kind") in ("file", "private"):
+        return
+    try:
+        server = locate(state.get("named") or run.plan.rehearsal.server or run.plan.store).server
+    except StoreUnreadable:  # no server was asked: a file that is gone by now
+        return
+    if not server:
+        return
+    here, known = (str(run.folder), socket.gethostname()), state.get("copies", {}).values()
+    for one in listed(server):
+        if one["purpose"] == scratch.COPY and ((one["run"], one["host"]) == here or one["name"] in known):
+            yield {**one, "where": f"the schema {one['name']} on {server.using('').name}", "server": server}

@@ -32,15 +32,17 @@ def half_migrated(
     environment: the release that the store is used with; it makes that empty database at the site, once for each
     engine: its shape is kept beside the cached environments. Also: why nothing could be compared.
     """
-    kept = environments.cache_folder().parent / "shapes" / f"{environment.version}-{site.engine}.json"
+    engine = site.backup.manifest["engine"]
+    kept = environments.cache_folder().parent / "shapes" / f"{environment.version}-{engine}.json"
     try:
-        wanted = _kept(kept) or _made(site, environment, stamp, folder)
+        if not (wanted := _kept(kept)):
+            wanted = _made(site, environment, stamp, folder)
+            with suppress(OSError):  # it is made again
+                write_whole(kept, json.dumps({table: sorted(lines) for table, lines in wanted.items()}))
         with closing(stores.connect(database)) as held:
             wrong = shapes.differences(wanted, shapes.of(held))
     except KitError as error:
         return [], [f"the shape of the database: {error.problem}: {error.found}"]
-    with suppress(OSError):  # it is made again
-        write_whole(kept, json.dumps({table: sorted(lines) for table, lines in wanted.items()}))
     return [_mixture(stamp, wrong)] if wrong else [], []
 
 

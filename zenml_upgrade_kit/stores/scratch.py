@@ -86,7 +86,11 @@ def make(server: Server, facts: Mapping[str, Any], purpose: str, run: str = "") 
 def hold(server: Server, name: str) -> Connection:
     """A session that has the lock of a schema of ours: to every host, it is in use until :func:`release`."""
     connection = _connect(server)
-    _lock(connection, name)
+    try:
+        _lock(connection, name)
+    except KitError:
+        connection.close()
+        raise
     return connection
 
 
@@ -235,7 +239,7 @@ def _connect(server: Server) -> Connection:
 def _create(connection: Connection, purpose: str, default: str) -> str:
     """The name of a new schema. The lock comes first: an empty schema without it is nobody's any more."""
     connection.execute("SET SESSION wait_timeout = 2147483")  # seconds; a drill of a large store may take hours
-    for left in reversed(range(NAMES)):
+    for _ in range(NAMES):
         name = f"{PREFIX}{purpose}_{secrets.token_hex(4)}"
         if not _lock(connection, name):
             continue
@@ -243,7 +247,7 @@ def _create(connection: Connection, purpose: str, default: str) -> str:
             connection.execute(f"CREATE DATABASE {quoted(name)} {default}")
             return name
         except KitError:
-            if not left or not _default_of(connection, name):  # not for want of another name
+            if not _default_of(connection, name):  # not for want of another name
                 raise
             connection.execute("SELECT RELEASE_LOCK(%s)", (name,))
     raise BadPlan("no name is free", expected="one of some", found="all of them taken", remedy="try again")
