@@ -1,12 +1,14 @@
 """What people see by name, listed by real releases before and after a migration, and what is said of the difference."""
 
 import json
+import runpy
 import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import databases
@@ -236,6 +238,21 @@ def test_a_database_on_a_server_is_listed(
     variables = {"ZENML_STORE_URL": databases.zenml_url(own)}
     found = entities.listed(environment("0.70.0"), own, tmp_path, variables, 300)
     assert (found["errors"], found["runs"], names(found, "users")) == ({}, 5, ["default"])
+
+
+def test_nobody_is_taken_for_a_user_whose_secrets_could_not_be_listed() -> None:
+    path = Path(entities.__file__).parent.parent / "probes" / "list_entities.py"
+    probe = runpy.run_path(str(path))
+
+    def refused(page: int, size: int) -> None:
+        raise ValueError(f"page {page} of {size}")
+
+    store = SimpleNamespace(_default_user=None, _get_default_user=None, get_user=lambda account: account)
+    client = SimpleNamespace(zen_store=store, active_user=SimpleNamespace(name="default"), list_secrets=refused)
+    lister = probe["Lister"](client, 10)
+    lister.entities["users"] = {"bob": {}}
+    lister.attempt("secrets", lister.secrets, None)
+    assert (store._default_user, list(lister.errors)) == (None, ["secrets"])
 
 
 def test_a_copy_that_cannot_be_opened_is_an_error_without_its_password(

@@ -8,7 +8,7 @@ Called as ``python -I list_entities.py request.json reply.json`` with ZENML_STOR
 - ``entities``: per kind a list of objects with ``name``, ``id`` (artifacts: none before 0.51, when only their versions
   had one), ``project`` where there are several, and what else is told of that kind; kinds that the release lacks are
   missing. ``flavors_custom`` are those that are not built in; ``projects`` were called workspaces before 0.80;
-- ``cut``: kinds that have more than ``limit`` (runs: than 20), and how many;
+- ``cut``: kinds that have more than ``limit``, or than :data:`HEAVY` says, and how many;
 - ``errors``: kinds and totals that cannot be listed, and the first line of why.
 
 Values of secrets are fetched, which shows whether they can be read, and thrown away.
@@ -168,16 +168,18 @@ class Lister:
         """Secrets and whether they can be read, as each user: from 0.80 on nobody sees another's private ones."""
         store = self.client.zen_store
         accounts = [*self.entities.get("users", {}), *self.entities.get("service_accounts", {})]
-        each = accounts if hasattr(store, "_get_default_user") else [None]
-        for account in each:
-            if account is not None:
-                store._default_user = store.get_user(account)  # whom it takes us for
-            for item in self.pages("secrets", ["list_secrets"], project):
-                if str(item.id) not in self.entities["secrets"]:
-                    entity = {"name": item.name, "id": str(item.id), "readable": self.readable(item)}
-                    self.entities["secrets"][entity["id"]] = entity
-        if each != [None]:
-            store._default_user = None
+        local = hasattr(store, "_get_default_user")
+        try:
+            for account in accounts if local else [None]:
+                if local:
+                    store._default_user = store.get_user(account)  # whom it takes us for
+                for item in self.pages("secrets", ["list_secrets"], project):
+                    if str(item.id) not in self.entities["secrets"]:
+                        entity = {"name": item.name, "id": str(item.id), "readable": self.readable(item)}
+                        self.entities["secrets"][entity["id"]] = entity
+        finally:
+            if local:
+                store._default_user = None
 
     def readable(self, item):
         try:
