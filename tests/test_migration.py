@@ -82,10 +82,8 @@ def test_every_revision_of_a_migration_is_timed(
     assert (hop.version, hop.started_at, hop.reached) == (target, source, target)
     assert [one.revision for one in hop.revisions] == on_the_way(source, target)
     assert {one.revision: one.release for one in hop.revisions}[target] == target
-    parts = hop.before + sum(one.seconds for one in hop.revisions) + hop.after
-    assert parts == pytest.approx(hop.seconds, abs=0.1)
+    assert 0 < sum(one.seconds for one in hop.revisions) < hop.seconds
     assert min(one.seconds for one in hop.revisions) >= 0
-    assert hop.after > 0
     assert 50 << 20 < hop.memory < 2 << 30
     assert hop.disk > 0
     assert not list(database.parent.glob("*backup*"))  # ours exists
@@ -218,12 +216,11 @@ def test_a_password_in_what_zenml_says_is_not_repeated(
 def test_a_database_that_is_left_as_it_was_is_no_success(
     copy: Callable[[str], Path], migrate: Callable[..., Hop], tmp_path: Path
 ) -> None:
-    python = script(
-        tmp_path / "python", """echo '{"ok": true, "seconds": 1, "memory": 1, "events": []}' > "${@: -1}" """
-    )
-    hop = migrate(copy("0.70.0"), "0.98.0", python=python)
-    assert hop.error
-    assert hop.error["message"] == "the database is at 0.70.0, not at 0.98.0"
+    python = script(tmp_path / "python", """echo '{"seconds": 1, "memory": 1, "events": []}' > "${@: -1}" """)
+    for database, found in ((copy("0.70.0"), "0.70.0"), (tmp_path / "gone.db", "a stamp that cannot be read")):
+        hop = migrate(database, "0.98.0", python=python)
+        assert hop.error
+        assert hop.error["message"] == f"the database is at {found}, not at 0.98.0"
 
 
 def test_a_folder_that_cannot_be_written_to_is_an_error_of_the_hop(

@@ -1,9 +1,9 @@
 """Opens the copy of a store in ZENML_STORE_URL with this environment's ZenML, which migrates it.
 
 Called as ``python -I migrate.py request.json reply.json``. The request may name a ``progress`` file: what happens is
-written there, too, line by line, for the case that this process is killed. The reply: ``zenml`` (its version), ``ok``,
-``seconds`` that opening took, ``memory`` (most bytes in use), ``events``, and, when it failed, ``error`` (``type``,
-``message``, ``traceback``). The log gets one line with the time for every revision.
+written there, too, line by line, for the case that this process is killed. The reply: ``seconds`` that opening took,
+``memory`` (most bytes in use), ``events``, and, when it failed, ``error`` (``type``, ``message``, ``traceback``). The
+log gets one line with the time for every revision.
 
 An event has one of ``pid``, ``session`` (on a MySQL server), ``revision`` (begins) and ``upgraded`` (true when
 alembic's upgrade, with its commit, has returned; flavors and default stacks come after that), and ``at``, in seconds
@@ -94,16 +94,14 @@ def memory():
 def main(request, reply):
     with open(request, encoding="utf-8") as file:
         events = Events(json.load(file).get("progress"))
-    answer = {"zenml": "", "ok": False, "seconds": 0.0}
+    answer = {}
     events.tell(pid=os.getpid())
     try:
-        import zenml
         from zenml.config.global_config import GlobalConfiguration
 
-        answer["zenml"] = zenml.__version__
         events.listen()
         events.started = time.monotonic()
-        answer["ok"] = GlobalConfiguration().zen_store is not None
+        GlobalConfiguration().zen_store  # noqa: B018 - opens it
     except BaseException as error:  # SystemExit too: the reply must say what happened
         answer["error"] = {
             "type": type(error).__name__,

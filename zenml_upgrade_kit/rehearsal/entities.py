@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from zenml_upgrade_kit import probing, redact, releases
+from zenml_upgrade_kit import probing, releases
 from zenml_upgrade_kit.errors import ProbeFailed
 from zenml_upgrade_kit.probing import Environment
+from zenml_upgrade_kit.rehearsal import servers
 from zenml_upgrade_kit.stores.address import Server
 
 LIMIT = 1000
@@ -115,8 +116,7 @@ def listed(
     folder: scratch; a ``config/config.yaml`` in it decides what is active. variables: with which any release finds the
     copy. limit: of each kind, 0 for totals alone. Raises :class:`ProbeFailed` when the copy cannot be opened at all.
     """
-    password = [database.password] if isinstance(database, Server) else []
-    hidden = redact.Redactor([*password, *redact.secrets_in(dict(variables))])
+    hidden = servers.redactor(database, variables)
     try:
         reply = probing.run_probe(
             environment, "list_entities", {"limit": limit}, folder=folder, variables=variables, timeout=timeout
@@ -137,7 +137,8 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[dict[st
     found = list(_errors(before, after))
     failed, cut = {**before["errors"], **after["errors"]}, {**before["cut"], **after["cut"]}
     found += _figures(before, after, failed)
-    crossed = [rule for rule in EXPECTED if _crosses(before, after, rule[0])]
+    source, target = (releases.get(side["zenml"]).stamp for side in (before, after))
+    crossed = [rule for rule in EXPECTED if releases.crosses(source, target, rule[0])]
     for kind in sorted((before["entities"].keys() | after["entities"].keys()) - failed.keys()):
         for old, new, change, detail in _kind(kind, before["entities"].get(kind, []), after["entities"].get(kind, [])):
             if kind in cut and change in ("new", "gone"):
@@ -149,10 +150,6 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[dict[st
                     break
             found.append(row)
     return found
-
-
-def _crosses(before: Mapping[str, Any], after: Mapping[str, Any], release: str) -> bool:
-    return releases.crosses(releases.get(before["zenml"]).stamp, releases.get(after["zenml"]).stamp, release)
 
 
 def _row(kind: str, before: Any, after: Any, change: str, detail: str) -> dict[str, Any]:

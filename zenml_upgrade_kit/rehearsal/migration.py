@@ -13,9 +13,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from zenml_upgrade_kit import probing, redact, releases, stores
+from zenml_upgrade_kit import probing, releases, stores
 from zenml_upgrade_kit.errors import KitError
 from zenml_upgrade_kit.probing import Ended, Environment
+from zenml_upgrade_kit.rehearsal import servers
 from zenml_upgrade_kit.stores import locks, mysql, sqlite
 from zenml_upgrade_kit.stores.address import Server
 
@@ -45,19 +46,17 @@ class Hop:
     """One migration of a copy to one release.
 
     started_at, reached: stamps before and after, "" when they could not be read. seconds: opening the database, import
-    of ZenML excluded; of it ``before`` the first revision, the revisions, and ``after`` them (flavors, default stacks).
-    memory, disk: bytes, the process's peak and the most that the copy grew by, sampled. error: ``type``, ``message``,
-    ``traceback``; None when the release's stamp was reached. stopped_at: the revision that failed, "" when it was none.
-    held_by: sentences about who holds the database, when it seemed to be locked. log: path.
+    of ZenML excluded: the revisions, and what is done before and after them (flavors, default stacks). memory, disk:
+    bytes, the process's peak and the most that the copy grew by, sampled. error: ``type``, ``message``, ``traceback``;
+    None when the release's stamp was reached. stopped_at: the revision that failed, "" when it was none. held_by:
+    sentences about who holds the database, when it seemed to be locked. log: path.
     """
 
     version: str
     started_at: str
     reached: str
     seconds: float
-    before: float
     revisions: tuple[Revision, ...]
-    after: float
     memory: int
     disk: int
     error: Mapping[str, str] | None
@@ -97,18 +96,20 @@ def migrate(
         locks.end(database, watch.own(events))
     reached = _stamp(database)
     if not error and reached != stamp:
-        error = {"type": "no error", "message": f"the database is at {reached}, not at {stamp}", "traceback": ""}
-    seconds = (reply or {}).get("seconds") or (ended.seconds if ended else 0.0)
-    hide = _redactor(database, variables)
+        found = reached or "a stamp that cannot be read"
+        error = {"type": "no error", "message": f"the database is at {found}, not at {stamp}", "traceback": ""}
+    revisions, stopped_at = _timed(events)
+    hide = servers.redactor(database, variables)
     return Hop(
         version=environment.version,
         started_at=started_at,
         reached=reached,
-        seconds=round(seconds, 3),
-        **_timings(events, seconds, done=not error),
+        seconds=round((reply or {}).get("seconds") or (ended.seconds if ended else 0.0), 3),
+        revisions=revisions,
         memory=max((reply or {}).get("memory", 0), watch.memory),
         disk=watch.grown(),
         error=hide.json(error),
+        stopped_at=stopped_at if error else "",
         timed_out=bool(ended and ended.timed_out),
         held_by=tuple(map(hide.text, held)),
         log=str(log),
@@ -146,26 +147,17 @@ def _died(ended: Ended | None, timeout: float) -> dict[str, str]:
     return {"type": kind, "message": message, "traceback": ended.last_lines(40)}
 
 
-def _timings(events: list[dict[str, Any]], seconds: float, *, done: bool) -> dict[str, Any]:
-    """``before``, ``revisions``, ``after`` and ``stopped_at``; a later second upgrade, which some do, finds nothing."""
+def _timed(events: list[dict[str, Any]]) -> tuple[tuple[Revision, ...], str]:
+    """The revisions that were completed, and the one that was not; a second upgrade, which some do, finds nothing."""
     begun = [event for event in events if "revision" in event]
-    last = begun[-1]["at"] if begun else 0.0
-    end = next((event["at"] for event in events if "upgraded" in event and event["at"] >= last), None)
-    ends = [event["at"] for event in begun[1:]] + ([end] if end is not None else [])
+    upgraded = [event["at"] for event in events if "upgraded" in event and begun and event["at"] >= begun[-1]["at"]]
     revisions = []
-    for event, until in zip(begun, ends, strict=False):
-        release = releases.for_stamp(event["revision"])
-        seconds_taken = round(until - event["at"], 4)
+    for event, until in zip(begun, [*(event["at"] for event in begun[1:]), *upgraded[:1]], strict=False):
+        release, taken = releases.for_stamp(event["revision"]), round(until - event["at"], 4)
         revisions.append(
-            Revision(revision=event["revision"], release=release.version if release else "", seconds=seconds_taken)
+            Revision(revision=event["revision"], release=release.version if release else "", seconds=taken)
         )
-    stopped = begun[len(revisions)]["revision"] if len(revisions) < len(begun) and not done else ""
-    return {
-        "before": round(begun[0]["at"] if begun else end or seconds, 3),
-        "revisions": tuple(revisions),
-        "after": round(seconds - end, 3) if end is not None else 0.0,
-        "stopped_at": stopped,
-    }
+    return tuple(revisions), begun[len(revisions)]["revision"] if len(revisions) < len(begun) else ""
 
 
 def _stamp(database: Path | Server) -> str:
@@ -173,11 +165,6 @@ def _stamp(database: Path | Server) -> str:
     with suppress(KitError, OSError, sqlite3.Error), closing(stores.connect(database)) as connection:
         return ", ".join(stores.stamps(connection))
     return ""
-
-
-def _redactor(database: Path | Server, variables: Mapping[str, str]) -> redact.Redactor:
-    own = [database.password] if isinstance(database, Server) else []
-    return redact.Redactor([*own, *redact.secrets_in(dict(variables))])
 
 
 def _events(progress: Path) -> list[dict[str, Any]]:
@@ -235,16 +222,13 @@ def _size(database: Path | Server) -> int:
     """Bytes of a database on the disk, with its side files; 0 when it cannot be told."""
     if isinstance(database, Path):
         files = [database, *(sqlite.beside(database, suffix) for suffix in sqlite.SIDE_FILES)]
-        return sum(_bytes(file) for file in files)
-    for query in _SIZES:
-        with suppress(KitError), closing(mysql.connect(database.using("information_schema"))) as connection:
-            return int(connection.execute(query, [database.database])[0][0])
-    return 0
-
-
-def _bytes(file: Path) -> int:
-    with suppress(OSError):
-        return file.stat().st_size
+        with suppress(OSError):  # a journal that goes at this moment
+            return sum(file.stat().st_size for file in files if file.exists())
+        return 0
+    with suppress(KitError), closing(mysql.connect(database.using("information_schema"))) as connection:
+        for query in _SIZES:
+            with suppress(KitError):
+                return int(connection.execute(query, [database.database])[0][0])
     return 0
 
 

@@ -21,6 +21,7 @@ from zenml_upgrade_kit import drill
 from zenml_upgrade_kit.archive import Backup
 from zenml_upgrade_kit.errors import BadPlan, StoreUnreadable
 from zenml_upgrade_kit.findings import Finding, Severity
+from zenml_upgrade_kit.redact import Redactor, secrets_in
 from zenml_upgrade_kit.stores import mysql, private, scratch
 from zenml_upgrade_kit.stores.address import PEM_FILES, Server
 from zenml_upgrade_kit.stores.mysql import Connection, quoted
@@ -171,6 +172,12 @@ def variables(database: Path | Server, release: str = "") -> dict[str, str]:
     if database.ssl and not tls and Version(release or TLS_SINCE) >= Version(TLS_SINCE):
         given["ZENML_STORE_SSL"] = "true"
     return given
+
+
+def redactor(database: Path | Server, variables: Mapping[str, str]) -> Redactor:
+    """Masks the password of a copy, and those in the variables with which a ZenML opens it."""
+    own = [database.password] if isinstance(database, Server) else []
+    return Redactor([*own, *secrets_in(dict(variables))])
 
 
 def speed(source: Server, site: Server) -> float:
