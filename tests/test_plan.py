@@ -77,6 +77,13 @@ def test_a_file_that_is_no_plan_is_refused(tmp_path: Path, text: str) -> None:
         plan.read(tmp_path / "plan.yaml")
 
 
+def test_a_password_in_a_file_that_is_no_yaml_is_not_told(tmp_path: Path) -> None:
+    (tmp_path / "plan.yaml").write_text("store: mysql://root:c4nary@host/zenml : [\n")
+    with pytest.raises(BadPlan, match="mysql://root:") as raised:
+        plan.read(tmp_path / "plan.yaml")
+    assert "c4nary" not in str(raised.value)
+
+
 def test_the_plan_knows_which_variables_are_secret() -> None:
     made = plan.make({"store": "env:STORE_URL", "pipelines": [{"command": "true", "environment": ["TOKEN"]}]})
     assert made.secret_variables == ["STORE_URL", "TOKEN"]

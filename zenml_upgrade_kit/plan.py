@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, field_validator
 
-from zenml_upgrade_kit import choices
+from zenml_upgrade_kit import choices, redact
 from zenml_upgrade_kit.choices import ArtifactChoices, BackupChoices, RehearsalChoices, SmokeRun
 from zenml_upgrade_kit.errors import BadPlan
 
@@ -100,7 +100,7 @@ def read(path: Path, overrides: Mapping[str, Any] | None = None) -> Plan:
         raise BadPlan(
             f"the plan {path} cannot be read",
             expected="a readable YAML file",
-            found=str(error).replace("\n", " "),
+            found=redact.url(str(error).replace("\n", " ")),  # a YAML error quotes the line
             remedy="correct the file, or write a new one with: zenml-upgrade init",
         ) from None
     if not isinstance(values, dict):
