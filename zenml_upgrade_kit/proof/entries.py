@@ -11,7 +11,7 @@ are NULL, and tables that it adds are empty.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
@@ -30,8 +30,6 @@ CHECKS = {"step_configurations": ("step_configuration", "pipeline_deployment")}
 """Checks in Python that ``by`` may name: the table that each checks, and the one that it is made of."""
 Sql: TypeAlias = "str | Mapping[str, str]"
 Cells: TypeAlias = "Mapping[str, Mapping[str, Sql]]"
-Leaf: TypeAlias = Callable[[str, Any], Iterator[str]]
-"""Says what is wrong with the value at a place."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +126,13 @@ def _wrong(item: Any) -> list[str]:
     wrong += _misplaced(item["revision"], item["release"])
     if item.get("by") and item["by"] not in CHECKS:
         wrong.append(f"by: {item['by']} is none of {', '.join(CHECKS)}")
-    return [*wrong, *_misshapen("", item, _SHAPES)]
+    for key in ("drop_columns", "free"):
+        named = item.get(key, {}).items()
+        wrong += [f"{key} {table} is not a list of columns" for table, names in named if not isinstance(names, list)]
+    for table, made in item.get("tables", {}).items():
+        wrong += [f"tables {table}: {key} is no key" for key in made if key not in ("columns", "from", "where", "key")]
+        wrong += [] if {"columns", "from"} <= made.keys() else [f"tables {table} has no columns, or no from"]
+    return wrong + [problem for where, sql in _statements(item) for problem in _unusable(where, sql)]
 
 
 def _misplaced(revision: str, release: str) -> list[str]:
@@ -140,34 +144,19 @@ def _misplaced(revision: str, release: str) -> list[str]:
     return [] if release == found.version else [f"it belongs to release {found.version}, not {release}"]
 
 
-def _misshapen(where: str, given: Mapping[str, Any], shapes: Mapping[str, tuple[int, Leaf]]) -> Iterator[str]:
-    for key, (depth, leaf) in shapes.items():
-        if key in given:
-            yield from _inside(f"{where}{key}", given[key], depth, leaf)
+def _statements(item: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """All SQL of an entry, and where it is."""
+    for key in ("set", "add", "check"):
+        for table, cells in item.get(key, {}).items():
+            yield from ((f"{key} {table}.{column}", sql) for column, sql in cells.items())
+    for key in ("drop_rows", "new_rows"):
+        yield from ((f"{key} {table}", sql) for table, sql in item.get(key, {}).items())
+    for table, made in item.get("tables", {}).items():
+        yield from ((f"tables {table}.{column}", sql) for column, sql in made.get("columns", {}).items())
+        yield from ((f"tables {table}: {key}", made[key]) for key in ("from", "where") if key in made)
 
 
-def _inside(where: str, value: Any, depth: int, leaf: Leaf) -> Iterator[str]:
-    """What is wrong with the leaves of mappings of this depth."""
-    if not depth:
-        yield from leaf(where, value)
-    elif not isinstance(value, Mapping):
-        yield f"{where} is not a mapping"
-    else:
-        for name, one in value.items():
-            yield from _inside(f"{where}.{name}", one, depth - 1, leaf)
-
-
-def _text(where: str, value: Any) -> Iterator[str]:
-    if not isinstance(value, str):
-        yield f"{where} is not a text"
-
-
-def _names(where: str, value: Any) -> Iterator[str]:
-    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
-        yield f"{where} is not a list of columns or tables"
-
-
-def _sql(where: str, sql: Any) -> Iterator[str]:
+def _unusable(where: str, sql: Any) -> Iterator[str]:
     if isinstance(sql, Mapping) and set(sql) != set(ENGINES):
         yield f"{where} is not told for {' and '.join(ENGINES)}"
         return
@@ -176,24 +165,3 @@ def _sql(where: str, sql: Any) -> Iterator[str]:
             yield f"{where} is not SQL in quotes"
         elif match := _ALIAS.search(text):
             yield f"{where} uses an alias that is taken: {match[1]}"
-
-
-def _made(where: str, made: Any) -> Iterator[str]:
-    if not isinstance(made, Mapping) or not {"columns", "from"} <= made.keys():
-        yield f"{where} has no columns, or no from"
-        return
-    yield from (f"{where}: {key} is no key" for key in made if key not in _TABLE)
-    yield from _misshapen(f"{where}.", made, _TABLE)
-
-
-_TABLE = {"columns": (1, _sql), "from": (0, _sql), "where": (0, _sql), "key": (0, _names)}
-_SHAPES = {
-    **dict.fromkeys(("set", "add", "check"), (2, _sql)),
-    **dict.fromkeys(("drop_rows", "new_rows"), (1, _sql)),
-    **dict.fromkeys(("drop_columns", "free"), (1, _names)),
-    **dict.fromkeys(("rename_columns", "moved_columns"), (2, _text)),
-    **dict.fromkeys(("rename_tables", "moved_tables"), (1, _text)),
-    "drop_tables": (0, _names),
-    "tables": (1, _made),
-}
-"""How deep the mappings under a key are, and what is at their end."""
