@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import databases
@@ -88,7 +88,7 @@ def test_every_revision_of_a_migration_is_timed(
     assert hop.disk > 0
     assert not list(database.parent.glob("*backup*"))  # ours exists
     assert "Running upgrade" in Path(hop.log).read_text()
-    assert json.loads(json.dumps(hop.to_json()))["revisions"][-1]["revision"] == target
+    assert json.loads(json.dumps(asdict(hop)))["revisions"][-1]["revision"] == target
 
 
 def test_a_migration_on_a_server_is_timed_and_measured(
@@ -150,7 +150,7 @@ def test_a_migration_that_waits_for_a_session_ends_in_time_and_names_it(
     assert any(sentence.startswith(f"session {session} of zenml") for sentence in hop.held_by), hop.held_by
     assert "metadata lock" not in waiting  # the killed client's statement went, too
     assert hop.seconds < 40
-    assert databases.PASSWORD not in json.dumps(hop.to_json())
+    assert databases.PASSWORD not in json.dumps(asdict(hop))
 
 
 def test_a_server_that_goes_away_ends_the_hop_not_the_caller(
@@ -174,7 +174,7 @@ def test_a_server_that_goes_away_ends_the_hop_not_the_caller(
     assert "server" in hop.error["message"].lower(), hop.error
     assert (hop.started_at, hop.reached, hop.timed_out) == ("0.70.0", "", False)
     assert hop.stopped_at
-    assert databases.PASSWORD not in json.dumps(hop.to_json())
+    assert databases.PASSWORD not in json.dumps(asdict(hop))
 
 
 def test_a_full_disk_is_an_error_of_the_hop(
@@ -210,7 +210,7 @@ def test_a_password_in_what_zenml_says_is_not_repeated(
     )
     assert hop.error
     assert "cannot open mysql://zenml:[redacted]@127.0.0.1" in hop.error["traceback"]
-    assert databases.PASSWORD not in json.dumps(hop.to_json())
+    assert databases.PASSWORD not in json.dumps(asdict(hop))
 
 
 def test_a_database_that_is_left_as_it_was_is_no_success(

@@ -1,6 +1,7 @@
 """Where an upgrade stops on the way, and between which releases it starts to fail."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 
 import pytest
 
@@ -28,7 +29,7 @@ def quiet(_: str) -> None:
 
 def test_the_release_that_has_the_revision_and_the_one_before_are_all_that_is_tried() -> None:
     found = paths.bisect("0.55.5", "0.98.0", "3b1776345020", fails_from("0.80.0"), quiet)
-    assert found.to_json() == {
+    assert asdict(found) == {
         "first_failing": "0.80.0",
         "last_working": "0.75.1",
         "tried": {"0.80.0": False, "0.75.1": True},
@@ -53,7 +54,7 @@ def test_a_wrong_guess_costs_attempts_not_the_answer(stopped_at: str) -> None:
 def test_a_revision_of_a_release_to_avoid_leads_to_those_around_it() -> None:
     (first, *_) = releases.get("0.45.0").revisions
     found = paths.bisect("0.43.0", "0.98.0", first, fails_from("0.45.0"), quiet)
-    assert found.to_json() == {
+    assert asdict(found) == {
         "first_failing": "0.45.4",
         "last_working": "0.44.4",
         "tried": {"0.45.4": False, "0.44.4": True},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -11,13 +12,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import databases
+import examples
 import pytest
 
-from zenml_upgrade_kit import backup, plan, preflight, stores
+from zenml_upgrade_kit import backup, plan, preflight, rehearsal_views, runs, stores
 from zenml_upgrade_kit.environments import Environment
 from zenml_upgrade_kit.errors import BadPlan, RunUnusable
 from zenml_upgrade_kit.findings import Severity, Status, StepResult
@@ -32,6 +35,12 @@ BackedUp = Callable[..., Run]
 TARGET = "0.98.0"
 FAST = ["0.43.0", "0.55.5", "0.70.0"]
 SLOW = ["0.50.0", "0.58.2", "0.60.0", "0.68.1", "0.75.0", "0.80.2", "0.85.0", "0.90.0", "0.94.1", "0.97.0"]
+TWICE = (
+    "CREATE TEMP TABLE twice AS SELECT * FROM step_run LIMIT 1",
+    "UPDATE twice SET id = '0123456789abcdef0123456789abcdef'",
+    "INSERT INTO step_run SELECT * FROM twice",
+)
+"""Statements for a step run that is there twice, which no release from 0.72.0 on allows."""
 MATRIX = [*FAST, *(pytest.param(version, marks=pytest.mark.nightly) for version in SLOW)]
 
 
@@ -86,7 +95,7 @@ def proven(result: StepResult, source: str) -> dict[str, Any]:
     assert not ids(result), [(one.id, one.message) for one in result.findings]
     facts = dict(result.facts)
     assert not result.not_checked
-    assert (facts["revision_before"], facts["revision_after"], facts["zenml"]) == (source, TARGET, TARGET)
+    assert (facts["revision_before"], facts["revision_after"], facts["hops"][-1]["version"]) == (source, TARGET, TARGET)
     assert facts["proof"]["unexplained"] == []
     assert facts["proof"]["totals"]["rows"] > 50
     assert {one["outcome"] for one in facts["proof"]["tables"]} & {"unexplained", "not_checked"} == set()
@@ -159,12 +168,7 @@ def test_a_known_condition_is_named_with_its_rows_and_its_remedy_is_tried_on_cop
     deployment: Deployment, backed_up: BackedUp
 ) -> None:
     config = deployment("0.70.0")
-    plant(
-        database(config),
-        "CREATE TEMP TABLE twice AS SELECT * FROM step_run LIMIT 1",
-        "UPDATE twice SET id = '0123456789abcdef0123456789abcdef'",
-        "INSERT INTO step_run SELECT * FROM twice",
-    )
+    plant(database(config), *TWICE)
     before = sqlite.digest(database(config))
     run = backed_up(config, "0.70.0", bisect=False)
     result = rehearsed(run)
@@ -189,13 +193,69 @@ def test_a_failure_that_nobody_knows_says_where_it_stopped_and_why(deployment: D
         "CREATE TRIGGER nobody_knows BEFORE UPDATE ON pipeline_run"
         " BEGIN SELECT RAISE(ABORT, 'a rule of somebody else'); END",
     )
-    result = rehearsed(backed_up(config, "0.70.0", bisect=False))
+    run = backed_up(config, "0.70.0", bisect=False)
+    database(config).unlink()  # which is no reason to lose what was found
+    result = rehearsed(run)
     [finding] = [one for one in result.findings if one.severity is Severity.BLOCK]
+    assert result.facts["source_unchanged"] is None
+    assert [one for one in result.not_checked if one.startswith("whether the store is as it was: ")]
+    assert "The store itself could not be compared" in rehearsal_views.summary(result).text
     assert finding.id == "RH901"
     assert finding.data["stopped_at"]
     assert "a rule of somebody else" in finding.message
     assert Path(result.facts["log"]).is_file()
     assert result.facts["forecast"] == {}
+    assert "Nothing was compared" in rehearsal_views.dropped(result).text
+    tried = {"bisection": {"first_failing": "0.83.1", "last_working": "0.83.0"}}
+    told = rehearsal_views.obstacles(replace(result, facts={**result.facts, **tried})).text
+    assert "the first that fails is 0.83.1" in told
+
+
+def test_a_table_that_is_gone_is_shown_without_rows_of_it() -> None:
+    result = examples.rehearsal()
+    gone = {"table": "tag", "column": "", "kind": "missing", "count": 7, "examples": []}
+    proof = {**result.facts["proof"], "unexplained": [gone]}
+    text = rehearsal_views.tables(replace(result, facts={**result.facts, "proof": proof})).text
+    assert "tag" in text.partition("Not explained")[2].partition("Tables that change")[0]
+
+
+def test_a_migration_that_waits_is_not_blamed_on_rows(
+    deployment: Deployment, backed_up: BackedUp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also, a database that is lost meanwhile meets no condition that anybody knows of, and that is said."""
+    config, revision = deployment("0.70.0"), "26351d482b9e"
+    plant(database(config), *TWICE)
+    run = backed_up(config, "0.70.0", bisect=False)
+
+    def waited(_: Environment, copy: Path, **__: Any) -> migration.Hop:
+        if copy.name == "migrated.db":
+            copy.with_name("before.db").unlink()
+        return migration.Hop(
+            version=TARGET,
+            started_at="0.70.0",
+            reached="0.71.0",
+            seconds=9.0,
+            revisions=(),
+            memory=0,
+            disk=0,
+            error={"type": "timeout", "message": "not done", "traceback": ""},
+            stopped_at=revision,
+            timed_out=True,
+            held_by=("session 7",),
+            log="",
+        )
+
+    met = trial._Attempt._look
+
+    def look(self: Any, _: Path, hop: migration.Hop) -> Any:
+        return met(self, database(config), hop)
+
+    monkeypatch.setattr(migration, "migrate", waited)
+    result = rehearsed(run)
+    assert ids(result) == ["RH903"]
+    assert [one for one in result.not_checked if one.startswith("the conditions that this database meets: ")]
+    monkeypatch.setattr(trial._Attempt, "_look", look)
+    assert ids(rehearsed(run)) == ["RH903", "DC107"]
 
 
 def test_a_half_migrated_store_is_found_by_its_shape(deployment: Deployment, backed_up: BackedUp) -> None:
@@ -234,11 +294,12 @@ def test_after_a_failure_the_releases_between_are_tried(deployment: Deployment, 
     config = deployment("0.70.0")
     plant(
         database(config),
+        *TWICE,
         "INSERT INTO workspace SELECT '0123456789abcdef0123456789abcdef', created, updated, 'research', description"
         " FROM workspace",
     )
-    result = rehearsed(backed_up(config, "0.70.0"))
-    assert ids(result) == ["DC101"]
+    result = rehearsed(backed_up(config, "0.70.0"), try_remedy="DC107")  # which those copies get, too
+    assert ids(result) == ["RH907", "DC101"]
     found = result.facts["bisection"]
     assert (found["last_working"], found["first_failing"]) == ("0.75.1", "0.80.0")
 
@@ -259,6 +320,21 @@ def test_an_impossible_stop_is_refused_before_anything_is_copied(deployment: Dep
         with pytest.raises(BadPlan):
             rehearsed(run, via=via)
     assert not list(run.work.glob("30_rehearsal/**/*.db"))
+
+
+def test_copies_that_another_process_reads_are_not_replaced(
+    deployment: Deployment, backed_up: BackedUp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = backed_up(deployment("0.70.0"), "0.70.0")
+    copy = run.work / "30_rehearsal" / "copies" / "before.db"
+    copy.parent.mkdir(parents=True)
+    copy.touch()
+    monkeypatch.setattr(runs, "PATIENCE", 0)
+    with (run.work / "copies.lock").open("a") as reading:
+        fcntl.flock(reading, fcntl.LOCK_EX)
+        with pytest.raises(RunUnusable, match="in use"):
+            rehearsed(run)
+    assert copy.exists()
 
 
 def test_a_blocked_preflight_leaves_nothing_to_rehearse_with(deployment: Deployment, backed_up: BackedUp) -> None:

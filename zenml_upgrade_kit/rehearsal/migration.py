@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +64,6 @@ class Hop:
     timed_out: bool
     held_by: tuple[str, ...]
     log: str
-
-    def to_json(self) -> dict[str, Any]:
-        """As in the facts of the rehearsal."""
-        return asdict(self)
 
 
 def migrate(

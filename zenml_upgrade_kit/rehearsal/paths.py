@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from zenml_upgrade_kit import releases
 from zenml_upgrade_kit.errors import BadPlan
@@ -22,11 +21,7 @@ class Bisection:
 
     first_failing: str
     last_working: str
-    tried: dict[str, bool] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """As in the facts of the rehearsal."""
-        return {"first_failing": self.first_failing, "last_working": self.last_working, "tried": self.tried}
+    tried: dict[str, bool]
 
 
 def bisect(

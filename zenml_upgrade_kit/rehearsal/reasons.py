@@ -23,7 +23,7 @@ EXPORTS = "dropped"
 
 def failed(hop: Hop) -> Finding:
     """A failure that no known condition explains."""
-    error = hop.error or {"type": "no error", "message": f"the database is at {hop.reached}", "traceback": ""}
+    error = hop.error or {}
     release = releases.for_stamp(hop.stopped_at) if hop.stopped_at else None
     where = f" at revision {hop.stopped_at} (of {release.version})" if release else ""
     held = f" Waiting for: {'; '.join(hop.held_by)}." if hop.held_by else ""
@@ -48,14 +48,12 @@ def obstacle(offence: Offence) -> dict[str, Any]:
     """A condition with its rows and its remedy, for the notebook."""
     one = offence.condition
     told = {"id": one.id, "title": one.title, "severity": one.severity.value, "release": one.release}
-    told |= {"message": offence.message, "remedy": offence.remedy}
-    seen = {"count": offence.count, "rows": list(offence.rows)}
-    return {**told, **seen, "statements": list(offence.statements), "variables": dict(offence.variables)}
+    same = ("message", "remedy", "count", "rows", "statements", "variables")
+    return {**told, **{name: getattr(offence, name) for name in same}}
 
 
-def only_tried(identity: str, offences: Sequence[Offence]) -> Finding:
-    statements = [statement for offence in offences for statement in offence.statements]
-    variables = {name: value for offence in offences for name, value in offence.variables.items()}
+def only_tried(identity: str, statements: Sequence[str], variables: Mapping[str, str]) -> Finding:
+    """The store still has the rows, so that such a rehearsal cannot be a GO."""
     return Finding(
         id="RH907",
         severity=Severity.BLOCK,
@@ -63,7 +61,7 @@ def only_tried(identity: str, offences: Sequence[Offence]) -> Finding:
         message=f"The remedy of {identity} was tried on copies alone; the store is as it was.",
         remedy="If this rehearsal has no other finding that blocks, carry the remedy out on the store with the old "
         "release stopped and a fresh backup, then rehearse again without --try-remedy.",
-        data={"statements": statements, "variables": variables},
+        data={"statements": list(statements), "variables": dict(variables)},
     )
 
 
@@ -109,16 +107,14 @@ def by_design(dropped: Sequence[dict[str, Any]]) -> Iterator[Finding]:
         )
 
 
-def cannot_open(name: str, version: str, why: str) -> Finding:
-    if name == "before":
-        return Finding(
-            id="RH905",
-            severity=Severity.BLOCK,
-            subject=f"ZenML {version}",
-            message=f"The release in use does not open the restored backup, so that a way back is not proven: {why}.",
-            remedy="Read the log in work/30_rehearsal/people; try your own environment with --source-python.",
-        )
-    return cannot_list("anything", why, version)
+def cannot_open(version: str, why: str) -> Finding:
+    return Finding(
+        id="RH905",
+        severity=Severity.BLOCK,
+        subject=f"ZenML {version}",
+        message=f"The release in use does not open the restored backup, so that a way back is not proven: {why}.",
+        remedy="Read the log in work/30_rehearsal/people; try your own environment with --source-python.",
+    )
 
 
 def cannot_list(kind: str, why: str, version: str) -> Finding:
@@ -136,7 +132,7 @@ def drilled(listed: Mapping[str, Any], manifest: Mapping[str, Any]) -> Iterator[
     rows = {name: table["rows"] for name, table in manifest["tables"].items()}
     for kind, table in (("runs", "pipeline_run"), ("stacks", "stack")):
         if rows.get(table) is not None and listed.get(kind) not in (None, rows[table]):
-            yield cannot_open("before", listed["zenml"], f"it lists {listed[kind]} of {rows[table]} {kind}")
+            yield cannot_open(listed["zenml"], f"it lists {listed[kind]} of {rows[table]} {kind}")
 
 
 def noticed(changed: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:

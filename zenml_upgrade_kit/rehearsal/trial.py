@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,24 +42,23 @@ def rehearse(step: Step, *, tell: Tell = print, **choices: Any) -> StepResult:
 
     choices: of :class:`RehearsalChoices`, where they are not those of the plan; empty ones do not count.
 
-    facts: ``site``, ``copies``, ``path`` (releases), ``hops`` (as :class:`migration.Hop`), ``zenml``, ``seconds`` (of
-    the migrations), ``revision_before``, ``revision_after``, ``story`` (``release``, ``revision``, ``why``: sentences,
-    ``seconds``), ``proof`` (as :class:`comparison.Proof`), ``people`` (what :func:`entities.changes` says), ``drill``,
-    ``forecast``, ``obstacles`` (conditions met), ``bisection``, ``timings``, ``log_tail``, ``source_unchanged``.
+    facts: ``site``, ``copies``, ``hops`` (as :class:`migration.Hop`), ``seconds`` (of the migrations),
+    ``revision_before``, ``revision_after``, ``story`` (``release``, ``revision``, ``why``: sentences, ``seconds``),
+    ``proof`` (as :class:`comparison.Proof`), ``people`` (what :func:`entities.changes` says), ``drill``, ``forecast``,
+    ``obstacles`` (conditions met), ``bisection``, ``timings``, ``log_tail``, ``source_unchanged`` (None: not checked).
     Raises :class:`BadPlan` for a path or a remedy that cannot be, and what making copies raises.
     """
     preflight.source_identity(step.run)  # a run of an earlier kit has none
     backup = of_run(step.run)
     environments.of_run(step.run)  # a blocked preflight leaves none
-    step.empty_work()
     shutil.rmtree(step.run.folder / reasons.EXPORTS, ignore_errors=True)
     chosen = step.plan.rehearsal.but(choices)
     with copies.site(step, backup, chosen) as site:
         attempt = _Attempt(step=step, backup=backup, site=site, chosen=chosen, tell=tell)
         attempt.carry_out()
         facts = {**attempt.facts, "site": site.where, "copies": site.state(), "keep_copy": chosen.keep_copy}
-        facts["forecast"] = _forecast(step, attempt, site)
-    return step.result([*site.findings, *attempt.findings], facts, attempt.not_checked)
+        facts["forecast"] = attempt.forecast()
+    return step.result([*site.findings, *attempt.findings], facts, dict.fromkeys(attempt.not_checked))
 
 
 @dataclass(kw_only=True)
@@ -75,6 +74,7 @@ class _Attempt:
     findings: list[Finding] = field(default_factory=list)
     not_checked: list[str] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
+    statements: list[str] = field(default_factory=list)
     variables: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -96,27 +96,34 @@ class _Attempt:
         before, again = self.site.restore("before")
         self.timings["restore_again"] = again
         wrong, missing = reference.half_migrated(self.site, source, self.stamp, before, self.step.work / "reference")
-        self.findings, self.not_checked = [*self.findings, *wrong], [*self.not_checked, *missing]
+        self.findings += wrong
+        self.not_checked += missing
         if chosen.try_remedy:
-            self._remedies(chosen.try_remedy, [before, migrated])
+            self._remedies(chosen.try_remedy, before)
+            for database in (before, migrated):
+                self._mend(database)
         done = self._migrate([*stops, target], migrated)
-        self.facts |= {"path": hops, **_told(done, self.stamp), "timings": self.timings}
+        self.facts |= {**_told(done, self.stamp), "timings": self.timings}
         if done[-1].error:
             self._explain(done[-1], before)
             self.facts["source_unchanged"] = self._source_unchanged()
             return
         self._prove(before, migrated)
         with ThreadPoolExecutor(1) as pool:  # the releases take their time to start
-            met, unchanged = pool.submit(self._look, before), pool.submit(self._source_unchanged)
+            met, unchanged = pool.submit(self._met, before), pool.submit(self._source_unchanged)
             self._people(source, target, before, migrated)
-        self.facts |= {"obstacles": [reasons.obstacle(one) for one in met.result()]}
-        self.facts |= {"source_unchanged": unchanged.result()}
+        self.facts["obstacles"] = [reasons.obstacle(one) for one in met.result()]
+        self.facts["source_unchanged"] = unchanged.result()
         self.findings += [one.finding for one in met.result()]
 
-    def _source_unchanged(self) -> bool:
-        """Whether the store is as it was when the run began: the rehearsal reads it only here."""
-        located = stores.locate(self.step.plan.store)
-        return stores.identity(located.server or located.path) == preflight.source_identity(self.step.run)
+    def _source_unchanged(self) -> bool | None:
+        """Whether the store is as it was when the run began, None when it cannot be read; it is read only here."""
+        try:
+            located = stores.locate(self.step.plan.store)
+            return stores.identity(located.server or located.path) == preflight.source_identity(self.step.run)
+        except (KitError, OSError) as error:
+            self.not_checked.append(f"whether the store is as it was: {getattr(error, 'found', error)}")
+            return None
 
     def _environment(self, version: str) -> Environment:
         """A release to stop at; it only migrates, so that what is installed beside it does not matter."""
@@ -136,26 +143,35 @@ class _Attempt:
 
     def _look(self, database: Path | Server, hop: Hop | None = None) -> list[Offence]:
         """The conditions that this database meets; after a failure those of the revision first."""
-        target = releases.get(self.step.run.target_version).stamp
+        between = self.stamp, releases.get(self.step.run.target_version).stamp, self.engine
         with closing(stores.connect(database)) as connection:
-            tables = stores.tables(connection)
 
             def query(sql: str) -> list[Any]:
                 return list(connection.execute(sql))
 
-            between = self.stamp, target, self.engine
-            found = (
-                content.explain(query, tables, *between, hop.stopped_at)
-                if hop
-                else content.offences(query, tables, *between)
-            )
+            about = query, stores.tables(connection), *between
+            found = content.explain(*about, hop.stopped_at) if hop else content.offences(*about)
         self.not_checked += [f"{one.condition.id}: {one.not_checked}" for one in found if one.not_checked]
         return [one for one in found if not one.not_checked]
 
-    def _remedies(self, wanted: Sequence[str], databases: Sequence[Path | Server]) -> None:
-        """Apply remedies to copies; the source keeps its rows, so that such a rehearsal cannot be a GO."""
+    def _met(self, database: Path | Server, hop: Hop | None = None) -> list[Offence]:
+        """As :meth:`_look`; none when the database cannot be read any more, as after its server was lost."""
+        try:
+            return self._look(database, hop)
+        except KitError as error:
+            self.not_checked.append(f"the conditions that this database meets: {error.found}")
+            return []
+
+    def _mend(self, database: Path | Server) -> None:
+        """Apply the remedies that are tried, to a copy."""
+        with closing(stores.connect(database, write=True)) as connection:
+            for statement in self.statements:
+                connection.execute(statement)
+
+    def _remedies(self, wanted: Sequence[str], before: Path | Server) -> None:
+        """Find remedies; only copies get them, the source keeps its rows, so that such a rehearsal cannot be a GO."""
         found: dict[str, list[Offence]] = {}
-        for offence in self._look(databases[0]):
+        for offence in self._look(before):
             if offence.statements or offence.variables:
                 found.setdefault(offence.condition.id, []).append(offence)
         for identity in dict.fromkeys(wanted):
@@ -166,26 +182,26 @@ class _Attempt:
                     found="this database does not meet it, or only you can carry its remedy out",
                     remedy="leave --try-remedy out, and follow the remedy by hand",
                 )
-            for database in databases:
-                with closing(stores.connect(database, write=True)) as connection:
-                    for statement in (one for offence in found[identity] for one in offence.statements):
-                        connection.execute(statement)
-            for offence in found[identity]:
-                self.variables |= offence.variables
-            self.findings.append(reasons.only_tried(identity, found[identity]))
+            statements = [statement for offence in found[identity] for statement in offence.statements]
+            variables = {name: value for offence in found[identity] for name, value in offence.variables.items()}
+            self.findings.append(reasons.only_tried(identity, statements, variables))
+            self.statements += statements
+            self.variables |= variables
 
     def _explain(self, hop: Hop, before: Path | Server) -> None:
         """Why the migration stopped, in the words of the condition where one is known; and how far others get."""
-        offences = [one for one in self._look(before, hop) if one.condition.severity is Severity.BLOCK]
-        blamed = [one for one in offences if hop.stopped_at and one.condition.revision == hop.stopped_at]
+        offences = [one for one in self._met(before, hop) if one.condition.severity is Severity.BLOCK]
+        waited = hop.timed_out or hop.held_by
+        if waited or not hop.stopped_at or hop.stopped_at not in {one.condition.revision for one in offences}:
+            self.findings.append(reasons.failed(hop))
         self.facts["obstacles"] = [reasons.obstacle(one) for one in offences]
-        self.findings += [*([] if blamed else [reasons.failed(hop)]), *(one.finding for one in offences)]
+        self.findings += [one.finding for one in offences]
         if hop.timed_out or not self.chosen.bisect:
             self.not_checked.append("which release fails first")
             return
         try:
             found = paths.bisect(self.stamp, hop.version, hop.stopped_at, self._works_with, self.tell, self.engine)
-            self.facts["bisection"] = found.to_json()
+            self.facts["bisection"] = asdict(found)
         except KitError as error:
             self.not_checked.append(f"which release fails first: {error.problem}: {error.found}")
 
@@ -198,6 +214,7 @@ class _Attempt:
             return None
         database, _ = self.site.restore("attempt")
         try:
+            self._mend(database)
             return not self._migrate([environment], database)[-1].error
         finally:
             self.site.remove(database)
@@ -224,25 +241,43 @@ class _Attempt:
             try:
                 listed[name] = entities.listed(environment, database, folder, variables, LISTING)
             except KitError as error:
-                self.findings.append(reasons.cannot_open(name, environment.version, f"{error.problem}: {error.found}"))
+                why, version = f"{error.problem}: {error.found}", environment.version
+                if name == "before":
+                    self.findings.append(reasons.cannot_open(version, why))
+                else:
+                    self.findings.append(reasons.cannot_list("anything", why, version))
             self.timings[f"people_{name}"] = time.monotonic() - began
         if "before" in listed:
-            cannot = listed["before"]["errors"].items()
-            self.not_checked += [
-                f"{kind}, which ZenML {source.version} cannot list either: {why}" for kind, why in cannot
-            ]
+            for kind, why in listed["before"]["errors"].items():
+                self.not_checked.append(f"{kind}, which ZenML {source.version} cannot list either: {why}")
             self.findings += reasons.drilled(listed["before"], self.backup.manifest)
             seconds = self.timings["restore_again"] + self.timings["people_before"]
             kept = ("zenml", "user", "active_stack", "runs", "stacks")
             self.facts["drill"] = {**{key: listed["before"].get(key) for key in kept}, "seconds": round(seconds, 3)}
         if "after" in listed:
-            failing = listed["after"]["errors"].keys() - listed.get("before", {"errors": {}})["errors"].keys()
-            self.findings += [
-                reasons.cannot_list(kind, listed["after"]["errors"][kind], target.version) for kind in failing
-            ]
+            known = listed["before"]["errors"] if "before" in listed else {}
+            for kind, why in listed["after"]["errors"].items():
+                if kind not in known:
+                    self.findings.append(reasons.cannot_list(kind, why, target.version))
         if len(listed) == 2:
             self.facts["people"] = entities.changes(listed["before"], listed["after"])
             self.findings += reasons.noticed(self.facts["people"])
+
+    def forecast(self) -> dict[str, Any]:
+        """How long the real upgrade will take, in seconds, from what was measured here; nothing after a failure.
+
+        speed: how much faster than the source's server this place was; None where it could not be measured.
+        """
+        if self.facts["hops"][-1]["error"]:
+            return {}
+        backup, speed = self.step.run.result("20_backup"), self.site.speed()
+        parts = {
+            "backup": backup.seconds if backup else 0.0,
+            "migration": self.facts["seconds"] * (speed or 1.0),
+            "restore": self.timings["restore_again"] * (speed or 1.0),
+        }
+        whole = {"downtime": parts["backup"] + parts["migration"], "with_rollback": sum(parts.values())}
+        return {"speed": speed, **{name: round(seconds, 3) for name, seconds in {**parts, **whole}.items()}}
 
 
 def _as_active(config: Path | None, copy: Path) -> None:
@@ -264,8 +299,7 @@ def _told(done: Sequence[Hop], stamp: str) -> dict[str, Any]:
     for change in entries.load():
         why.setdefault(change.revision, []).append(change.why)
     return {
-        "hops": [hop.to_json() for hop in done],
-        "zenml": done[-1].version,
+        "hops": [asdict(hop) for hop in done],
         "seconds": round(sum(hop.seconds for hop in done), 3),
         "revision_before": stamp,
         "revision_after": done[-1].reached,
@@ -276,29 +310,4 @@ def _told(done: Sequence[Hop], stamp: str) -> dict[str, Any]:
         ],
         "log": str(log),
         "log_tail": "\n".join(lines[-60:]),
-    }
-
-
-def _forecast(step: Step, attempt: _Attempt, site: Site) -> dict[str, Any]:
-    """How long the real upgrade will take, in seconds, from what was measured here; ``actual`` comes with 70_upgrade.
-
-    speed: how much faster than the source's server this place was; None where it could not be measured.
-    """
-    backup = step.run.result("20_backup")
-    hops = attempt.facts.get("hops") or []
-    if not hops or hops[-1]["error"]:
-        return {}
-    speed = site.speed()
-    scale = speed or 1.0
-    parts = {
-        "backup": backup.seconds if backup else 0.0,
-        "migration": attempt.facts["seconds"] * scale,
-        "restore": attempt.timings["restore_again"] * scale,
-    }
-    return {
-        **{name: round(seconds, 3) for name, seconds in parts.items()},
-        "downtime": round(parts["backup"] + parts["migration"], 3),
-        "with_rollback": round(sum(parts.values()), 3),
-        "speed": speed,
-        "where": site.where,
     }
