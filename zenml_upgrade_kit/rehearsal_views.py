@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from zenml_upgrade_kit import words
@@ -21,6 +21,7 @@ OUTCOMES = {
 """What becomes of a table, in the order in which it is told."""
 WORST = ("unexplained", "not_checked", "dropped", "changed", "added", "renamed")
 """Tables that are not as they were, in the order in which they deserve a look."""
+NOT_COMPARED = "Nothing was compared: the migration did not end well."
 SLOW = 12
 """Revisions that the picture of the time shows."""
 
@@ -40,7 +41,8 @@ def summary(result: StepResult) -> Shown:
             f"{words.count(totals['tables'], 'table')}, {words.count(totals['rows'], 'row')} and "
             f"{words.count(totals['cells'], 'value')} were compared with the backup, one by one."
         )
-    done += [f"The store itself {'is as it was' if facts.get('source_unchanged') else 'was changed by somebody else'}."]
+    store = {True: "is as it was", False: "was changed by somebody else", None: "could not be compared with before"}
+    done.append(f"The store itself {store[facts.get('source_unchanged')]}.")
     counted = {name: [one for one in proof.get("tables", ()) if one["outcome"] == name] for name in OUTCOMES}
     rows = [
         {"outcome": name, "meaning": meaning, "tables": len(counted[name]), "rows": _rows(counted[name])}
@@ -69,15 +71,12 @@ def story(result: StepResult) -> Shown:
 def obstacles(result: StepResult) -> Shown:
     """Conditions that this database meets: the rows, and what puts them right."""
     found = result.facts.get("obstacles") or []
-    if not found:
-        return sentence("No known condition stands in the way.")
-    shown = Shown("", "")
+    shown = Shown("", "") if found else sentence("No known condition stands in the way.")
     for one in found:
         heading = f"{words.mark(one['severity'])} {one['id']} · {one['title']} · {words.count(one['count'], 'row')}"
         content = sentence(one["message"]) + sentence(f"Do this: {one['remedy']}")
-        names = list(dict.fromkeys(name for row in one["rows"] for name in row))
-        if names:
-            content += table(one["rows"], {name: name for name in names}, "The rows, at most 20")
+        if names := {name: name for row in one["rows"] for name in row}:
+            content += table(one["rows"], names, "The rows, at most 20")
         settings = [f"{name}={value}" for name, value in one["variables"].items()]
         content += listing("For the migration, set", settings)
         content += listing("In SQL, to be read before it is run", one["statements"])
@@ -96,12 +95,12 @@ def tables(result: StepResult) -> Shown:
     proof = result.facts.get("proof") or {}
     rows = [{**one, **_changes(one)} for one in proof.get("tables", ())]
     if not rows:
-        return sentence("Nothing was compared: the migration did not end well.")
+        return sentence(NOT_COMPARED)
     rows.sort(key=lambda row: [*WORST, "unchanged"].index(row["outcome"]))
     bad = ("unexplained", "not_checked")
     loud = [row for row in rows if row["outcome"] in bad or (row["outcome"] != "unchanged" and row["held"])]
     columns = {"outcome": "Outcome", "table": "Table", "before": "Rows before", "after": "Rows after"}
-    shown = unexplained(proof) + table(loud, {**columns, "changes": "What changes"}, "Tables that change")
+    shown = _unexplained(proof) + table(loud, {**columns, "changes": "What changes"}, "Tables that change")
     same = [row for row in rows if row["outcome"] == "unchanged"]
     shown += folded_table(same, {"table": "Table", "after": "Rows"}, "table", before="✓ exactly as before: ")
     empty = [row for row in rows if row not in loud and row not in same]
@@ -113,18 +112,19 @@ def tables(result: StepResult) -> Shown:
     return shown + listing("Not checked", proof["not_checked"])
 
 
-def unexplained(proof: Mapping[str, Any]) -> Shown:
+def _unexplained(proof: Mapping[str, Any]) -> Shown:
     """Rows and values that nothing explains, with both values."""
     rows = [
         {
             "place": _place(one),
             "kind": one["kind"],
             "count": one["count"],
-            "key": _key(example["key"]),
-            **_both(example),
+            "key": ", ".join(map(str, example["key"].values())) if example else "",
+            "old": repr(example["before"]) if example else "",
+            "new": repr(example["after"]) if example else "",
         }
         for one in proof.get("unexplained", ())
-        for example in one["examples"]
+        for example in one["examples"] or [None]  # of a table that is gone there are none
     ]
     columns = {"place": "Where", "kind": "What", "count": "How many", "key": "Key", "old": "Before", "new": "After"}
     return table(rows, columns, "✗ Not explained by any release") if rows else Shown("", "")
@@ -132,7 +132,10 @@ def unexplained(proof: Mapping[str, Any]) -> Shown:
 
 def dropped(result: StepResult) -> Shown:
     """What goes by design, and where it is kept."""
-    gone = [one for one in (result.facts.get("proof") or {}).get("dropped", ()) if one["rows"]]
+    proof = result.facts.get("proof")
+    if not proof:
+        return sentence(NOT_COMPARED)
+    gone = [one for one in proof["dropped"] if one["rows"]]
     if not gone:
         return sentence("Nothing of yours goes.")
     grouped: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
@@ -154,7 +157,7 @@ def people(result: StepResult) -> Shown:
     """Names that people will find changed, as both releases list them."""
     rows = result.facts.get("people")
     if rows is None:
-        return sentence("The names were not compared: one of the releases did not list them.")
+        return sentence("The names were not compared: the migration failed, or a release did not list them.")
     if not rows:
         return sentence("Every pipeline, stack, user, secret and model has the same name in both releases.")
     columns = {"kind": "Kind", "before": "Name before", "after": "Name after", "change": "Change"}
@@ -169,20 +172,18 @@ def time(result: StepResult) -> Shown:
     names = {"backup": "Backup", "migration": "Migration", "downtime": "Downtime, when all goes well"}
     names |= {"restore": "Going back, should it be needed", "with_rollback": "Downtime with going back"}
     shown = pairs({key: words.duration(forecast[key]) for key in names}, names, "How long it will take")
-    if forecast["speed"] is None:
-        shown += sentence(f"Measured in {forecast['where']}; how fast your server is beside it could not be measured.")
-    elif forecast["speed"] != 1:
-        shown += sentence(
-            f"Measured in {forecast['where']}, which is {forecast['speed']:.2g} times as fast, and scaled."
-        )
+    speed, site = forecast["speed"], result.facts["site"]
+    if speed is None:
+        shown += sentence(f"Measured in {site}; how fast your server is beside it could not be measured.")
+    elif speed != 1:
+        shown += sentence(f"Measured in {site}, which is {speed:.2g} times as fast, and scaled.")
     spent = sorted(result.facts.get("story") or [], key=lambda one: -float(one["seconds"]))
     slow = [(f"{one['release']} {one['revision']}", one["seconds"]) for one in spent[:SLOW] if one["seconds"] >= 0.05]
     columns = {"release": "Release", "revision": "Revision", "seconds": "Time", "why": "What it does"}
     shown += bars(slow, "The slowest steps of the migration", "seconds")
     shown += folded_table(spent, columns, "step", after=" of the migration, slowest first")
-    peaks = [{"version": hop["version"], "memory": hop["memory"], "disk": hop["disk"]} for hop in result.facts["hops"]]
     peak = {"version": "Migrated with ZenML", "memory_bytes": "Memory, at most", "disk_bytes": "The copy grew by"}
-    rows = [{"version": one["version"], "memory_bytes": one["memory"], "disk_bytes": one["disk"]} for one in peaks]
+    rows = [{**hop, "memory_bytes": hop["memory"], "disk_bytes": hop["disk"]} for hop in result.facts["hops"]]
     return shown + table(rows, peak, "What the migration took")
 
 
@@ -224,19 +225,8 @@ def _touched(proof: Mapping[str, Any] | None) -> set[str] | None:
         return None
     held = [one for one in proof["tables"] if one["before"]]
     columns = [column for one in held for column in one["columns"] if column["outcome"] != "added"]
-    whys = {
-        why for column in columns for why in (column["why"] if isinstance(column["why"], list) else [column["why"]])
-    }
-    return whys | {one["why"] for one in proof["dropped"] if one["rows"]}
+    return {column["why"] for column in columns} | {one["why"] for one in proof["dropped"] if one["rows"]}
 
 
 def _place(one: Mapping[str, Any]) -> str:
     return f"{one['table']}.{one['column']}" if one["column"] else str(one["table"])
-
-
-def _key(key: Mapping[str, Any]) -> str:
-    return ", ".join(str(value) for value in key.values())
-
-
-def _both(example: Mapping[str, Sequence[Any] | Any]) -> dict[str, str]:
-    return {"old": repr(example["before"]), "new": repr(example["after"])}
