@@ -73,13 +73,13 @@ def stamp(database: Database) -> str:
     return str(rows(database, "SELECT version_num FROM alembic_version")[0][0])
 
 
-def offences(database: Database, stopped_at: str = "", target: str = TARGET) -> list[Offence]:
+def offences(database: Database, stopped_at: str = "", target: str = TARGET, *, passed: bool = False) -> list[Offence]:
     """All that is found, or, after a failure, what explains it."""
     with closing(stores.connect(database)) as connection:
         of = (lambda sql: list(connection.execute(sql)), stores.tables(connection), stamp(database), target)
         if stopped_at:
             return content.explain(*of, engine(database), stopped_at)
-        return content.offences(*of, engine(database))
+        return content.offences(*of, engine(database), passed=passed)
 
 
 def ids(database: Database) -> set[str]:
@@ -431,6 +431,9 @@ def test_what_is_lost_or_renamed_at_0_50_0_is_told(sample: Callable[[str], Path]
         "team",
     }
     assert found["DC110", "stack_component"].rows[0]["name"] == "vault"
+    plant(store, "workspace", like="1 = 1", name="other")
+    after = {one.condition.id for one in offences(store, passed=True)}
+    assert ids(store) - after == {"DC101"}  # it would have stopped there
     assert {row["uri"] for row in found["DC112", "logs"].rows} == {"gone", "of nothing"}
     assert "DC128" not in ids(store)
     assert {one.condition.id for one in offences(store, target="0.50.0")} >= {"DC121", "DC123", "DC128"}

@@ -29,8 +29,9 @@ class Condition:
     """One thing to look for in one table.
 
     revision: the migration that refuses, fails, renames or deletes, of ``release``; both "" where rows pass every
-    migration and only fail later. columns: those that the query needs. rows: SQL for the offending ones; in their
-    column ``group``, if any, equal names have equal values. The other fields are as ``data/conditions.yaml`` says.
+    migration and only fail later. deletes: a migration that meets it passes, and something is lost. columns: those that
+    the query needs. rows: SQL for the offending ones; in their column ``group``, if any, equal names have equal values.
+    The other fields are as ``data/conditions.yaml`` says.
     """
 
     id: str
@@ -38,6 +39,7 @@ class Condition:
     release: str = ""
     severity: Severity
     title: str
+    deletes: bool = False
     table: str
     columns: tuple[str, ...]
     rows: str
@@ -47,6 +49,11 @@ class Condition:
     message: str
     remedy: str
     mend: str | tuple[str, ...] = ()
+
+    @property
+    def stops(self) -> bool:
+        """Whether a migration that meets it stops there."""
+        return bool(self.revision) and self.severity is Severity.BLOCK and not self.deletes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,9 +138,15 @@ def look(query: Query, tables: Mapping[str, Sequence[str]], condition: Condition
     )
 
 
-def offences(query: Query, tables: Mapping[str, Sequence[str]], source: str, target: str, engine: str) -> list[Offence]:
-    """What all applicable conditions find, and which of them could not be looked at, in catalogue order."""
-    looked = (look(query, tables, condition, engine) for condition in applicable(source, target, engine))
+def offences(
+    query: Query, tables: Mapping[str, Sequence[str]], source: str, target: str, engine: str, *, passed: bool = False
+) -> list[Offence]:
+    """What all applicable conditions find, and which of them could not be looked at, in catalogue order.
+
+    passed: these very rows were migrated, which shows better than a look that nothing stops it.
+    """
+    conditions = [one for one in applicable(source, target, engine) if not (passed and one.stops)]
+    looked = (look(query, tables, condition, engine) for condition in conditions)
     return [offence for offence in looked if offence]
 
 
@@ -185,7 +198,7 @@ def _condition(entry: Mapping[str, Any], table: str, columns: Sequence[str], eng
         "values": ", ".join(f"'{value}'" for value in values),
     }
     mend = entry.get("mend", ())
-    known = ("id", "revision", "title", "only", "otherwise", "message", "remedy")
+    known = ("id", "revision", "title", "deletes", "only", "otherwise", "message", "remedy")
     return Condition(
         **{name: entry[name] for name in known if name in entry},
         release=release.version if release else "",
