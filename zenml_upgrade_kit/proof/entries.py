@@ -22,7 +22,6 @@ import yaml
 from zenml_upgrade_kit import releases
 from zenml_upgrade_kit.errors import BadPlan
 
-FOLDER = Path(__file__).parent.parent / "data" / "changes"
 ANY = "*"
 """The revision of the entry for what any first open by a newer release rewrites; the last one."""
 ENGINES = ("sqlite", "mysql")
@@ -72,10 +71,10 @@ _ALIAS = re.compile(r'\bAS\s+"?(this|migrated)\b', re.IGNORECASE)
 
 
 @cache
-def load(folder: Path = FOLDER) -> tuple[Change, ...]:
+def load() -> tuple[Change, ...]:
     """The entries of all files, oldest first; raises :class:`BadPlan` that names what is wrong with them."""
     items: list[Any] = []
-    for path in sorted(folder.glob("*.yaml")):
+    for path in sorted((Path(__file__).parent.parent / "data" / "changes").glob("*.yaml")):
         items += yaml.safe_load(path.read_text(encoding="utf-8")) or []
     return read(items)
 
