@@ -110,7 +110,7 @@ class _Attempt:
             return
         self._prove(before, migrated)
         with ThreadPoolExecutor(1) as pool:  # the releases take their time to start
-            met, unchanged = pool.submit(self._met, before), pool.submit(self._source_unchanged)
+            met, unchanged = pool.submit(self._met, before, done[-1]), pool.submit(self._source_unchanged)
             self._people(source, target, before, migrated)
         self.facts["obstacles"] = [reasons.obstacle(one) for one in met.result()]
         self.facts["source_unchanged"] = unchanged.result()
@@ -142,7 +142,7 @@ class _Attempt:
         return done
 
     def _look(self, database: Path | Server, hop: Hop | None = None) -> list[Offence]:
-        """The conditions that this database meets; after a failure those of the revision first."""
+        """The conditions that this database meets: all, or after a migration what stopped it, or what it did besides."""
         between = self.stamp, releases.get(self.step.run.target_version).stamp, self.engine
         with closing(stores.connect(database)) as connection:
 
@@ -150,7 +150,10 @@ class _Attempt:
                 return list(connection.execute(sql))
 
             about = query, stores.tables(connection), *between
-            found = content.explain(*about, hop.stopped_at) if hop else content.offences(*about)
+            if hop and hop.error:
+                found = content.explain(*about, hop.stopped_at)
+            else:
+                found = content.offences(*about, passed=bool(hop))
         self.not_checked += [f"{one.condition.id}: {one.not_checked}" for one in found if one.not_checked]
         return [one for one in found if not one.not_checked]
 
