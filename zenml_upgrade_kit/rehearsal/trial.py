@@ -199,7 +199,7 @@ class _Attempt:
             self.findings.append(reasons.failed(hop))
         self.facts["obstacles"] = [reasons.obstacle(one) for one in offences]
         self.findings += [one.finding for one in offences]
-        if hop.timed_out or not self.chosen.bisect:
+        if waited or not self.chosen.bisect:
             self.not_checked.append("which release fails first")
             return
         try:
