@@ -207,7 +207,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_pair_shares_its_python_and_the_recorded_libraries(cache: Path) -> None:
-    inventory = {"libraries": {"numpy": "1.26.4"}, "library_packages": {}, "python_versions": {"3.11.2": 3, "3.9.1": 1}}
+    inventory = {"libraries": {"numpy": "1.26.4"}, "python_versions": {"3.11.2": 3, "3.9.1": 1}}
     source, target = environments.pair(plan.make({}), inventory, "0.70.0", "0.98.0", lambda _: None)
     assert (source.packages["zenml"], target.packages["zenml"]) == ("0.70.0", "0.98.0")
     assert source.packages["numpy"] == target.packages["numpy"] == "1.26.4"

@@ -38,11 +38,10 @@ def pair(
 ) -> tuple[Environment, Environment]:
     """The environments of the release that wrote the store and of the target, as alike as they can be.
 
-    inventory: as :func:`zenml_upgrade_kit.inventory.take` made it; its ``libraries``, ``library_packages`` and
-    ``python_versions`` decide what the user's requirements and interpreters leave open.
+    inventory: as :func:`zenml_upgrade_kit.inventory.take` made it; its ``libraries`` and ``python_versions`` decide
+    what the user's requirements and interpreters leave open.
     """
-    packages: Mapping[str, str] = inventory.get("library_packages") or {}
-    libraries = {packages.get(name, name): version for name, version in (inventory.get("libraries") or {}).items()}
+    libraries: Mapping[str, str] = inventory.get("libraries") or {}
     counted: Mapping[str, int] = inventory.get("python_versions") or {}
     written = _minor(max(counted, key=lambda version: counted[version])) if counted else ""
     given = plan.source_python or plan.target_python

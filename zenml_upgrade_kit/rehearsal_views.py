@@ -7,7 +7,7 @@ from typing import Any
 
 from zenml_upgrade_kit import words
 from zenml_upgrade_kit.findings import StepResult
-from zenml_upgrade_kit.tables import Shown, bars, folded, folded_table, listing, log, pairs, sentence, table
+from zenml_upgrade_kit.tables import Shown, bars, code, folded, folded_table, listing, log, pairs, sentence, table
 
 OUTCOMES = {
     "unchanged": "exactly as before",
@@ -78,8 +78,8 @@ def obstacles(result: StepResult) -> Shown:
         if names := {name: name for row in one["rows"] for name in row}:
             content += table(one["rows"], names, "The rows, at most 20")
         settings = [f"{name}={value}" for name, value in one["variables"].items()]
-        content += listing("For the migration, set", settings)
-        content += listing("In SQL, to be read before it is run", one["statements"])
+        content += code("For the migration, set:", settings)
+        content += code("In SQL, to be read before it is run:", (f"{statement};" for statement in one["statements"]))
         if one["statements"] or settings:
             content += sentence(f"See it work on a copy: zenml-upgrade rehearse … --try-remedy {one['id']}")
         shown += folded(heading, content, opened=one["severity"] == "block")

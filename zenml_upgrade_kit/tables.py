@@ -107,9 +107,18 @@ def log(lines: str, *, opened: bool = False) -> Shown:
     text = words.plain(lines).strip()
     if not text:
         return sentence("There is no log.")
-    html = f'<pre style="white-space:pre-wrap;overflow-wrap:anywhere;font-size:85%">{escape(text)}</pre>'
     length = words.count(len(text.splitlines()), "line")
-    return folded(f"The end of the log ({length})", Shown(html, text), opened=opened)
+    return folded(f"The end of the log ({length})", _as_it_is(text), opened=opened)
+
+
+def code(heading: str, lines: Iterable[str]) -> Shown:
+    """Lines to copy, each whole, under a heading; nothing when there are none."""
+    text = "\n".join(map(words.plain, lines))
+    return sentence(heading) + _as_it_is(text) if text else Shown("", "")
+
+
+def _as_it_is(text: str) -> Shown:
+    return Shown(f'<pre style="white-space:pre-wrap;overflow-wrap:anywhere;font-size:85%">{escape(text)}</pre>', text)
 
 
 def pairs(values: Mapping[str, Any], names: Mapping[str, str], caption: str = "") -> Shown:

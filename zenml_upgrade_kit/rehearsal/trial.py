@@ -142,7 +142,7 @@ class _Attempt:
         return done
 
     def _look(self, database: Path | Server, hop: Hop | None = None) -> list[Offence]:
-        """The conditions that this database meets: all, or after a migration what stopped it, or what it did besides."""
+        """The conditions that this database meets; after a migration, what stopped it or what it does besides."""
         between = self.stamp, releases.get(self.step.run.target_version).stamp, self.engine
         with closing(stores.connect(database)) as connection:
 
@@ -236,20 +236,17 @@ class _Attempt:
     def _people(self, source: Environment, target: Environment, before: Path | Server, after: Path | Server) -> None:
         """What both releases list; that the source's release opens the restored backup is the drill of a rollback."""
         self.tell("listing with both releases what people see")
+        sides = (("before", source, before), ("after", target, after))
+        with ThreadPoolExecutor(len(sides)) as pool:
+            replies = list(pool.map(lambda side: self._listed(*side), sides))
         listed = {}
-        for name, environment, database in (("before", source, before), ("after", target, after)):
-            folder, variables = self.step.work / "people" / name, copies.variables(database, environment.version)
-            _as_active(self.step.run.config_yaml, folder / "config" / "config.yaml")
-            began = time.monotonic()
-            try:
-                listed[name] = entities.listed(environment, database, folder, variables, LISTING)
-            except KitError as error:
-                why, version = f"{error.problem}: {error.found}", environment.version
-                if name == "before":
-                    self.findings.append(reasons.cannot_open(version, why))
-                else:
-                    self.findings.append(reasons.cannot_list("anything", why, version))
-            self.timings[f"people_{name}"] = time.monotonic() - began
+        for (name, environment, _), reply in zip(sides, replies, strict=True):
+            if isinstance(reply, KitError):
+                why, version = f"{reply.problem}: {reply.found}", environment.version
+                cannot = reasons.cannot_list("anything", why, version)
+                self.findings.append(reasons.cannot_open(version, why) if name == "before" else cannot)
+            else:
+                listed[name] = reply
         if "before" in listed:
             for kind, why in listed["before"]["errors"].items():
                 self.not_checked.append(f"{kind}, which ZenML {source.version} cannot list either: {why}")
@@ -265,6 +262,18 @@ class _Attempt:
         if len(listed) == 2:
             self.facts["people"] = entities.changes(listed["before"], listed["after"])
             self.findings += reasons.noticed(self.facts["people"])
+
+    def _listed(self, name: str, environment: Environment, database: Path | Server) -> dict[str, Any] | KitError:
+        """What a release lists in a copy, or why it cannot."""
+        folder, variables = self.step.work / "people" / name, copies.variables(database, environment.version)
+        _as_active(self.step.run.config_yaml, folder / "config" / "config.yaml")
+        began = time.monotonic()
+        try:
+            return entities.listed(environment, database, folder, variables, LISTING)
+        except KitError as error:
+            return error
+        finally:
+            self.timings[f"people_{name}"] = time.monotonic() - began
 
     def forecast(self) -> dict[str, Any]:
         """How long the real upgrade will take, in seconds, from what was measured here; nothing after a failure.
