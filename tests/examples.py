@@ -126,7 +126,7 @@ def rehearsal() -> StepResult:
     facts = {"site": EVIL, "seconds": 61.5, "revision_before": "0.55.5", "revision_after": "0.98.0", "proof": proof}
     facts |= {"hops": [{**hop, "error": error}], "story": [why], "obstacles": [obstacle], "people": people}
     facts |= {"bisection": {"first_failing": "0.83.1", "last_working": "0.83.0"}, "drill": drill}
-    facts |= {"forecast": {**forecast, "where": EVIL}, "source_unchanged": True, "path": ["0.98.0"]}
+    facts |= {"forecast": forecast, "source_unchanged": True, "cut": {"artifact_versions": 20005}}
     facts |= {"log_tail": f"one\n{EVIL}\n{'unbroken' * 60}"}
     return StepResult(step="30_rehearsal", status=Status.PASS, facts=facts, started=STARTED, seconds=73)
 

@@ -449,7 +449,9 @@ def test_a_name_that_is_taken_is_left_alone(beside: Rehearsal, server: Server, m
         fresh, session = scratch.make(server, facts, scratch.COPY, str(beside.run.folder))
     assert fresh.database == "zenml_upgrade_copy_76543210"
     taken = next(one for one in scratch.leftovers(server) if one["name"] == "zenml_upgrade_copy_0123abcd")
-    assert not taken["alive"]
+    assert (taken["alive"], taken["created"]) == (False, "")
+    with pytest.raises(BadPlan, match="DROP DATABASE zenml_upgrade_copy_0123abcd"):
+        scratch.remove(server, taken["name"])
     scratch.release(session, fresh.database)
     with monkeypatch.context() as patch:
         patch.setattr(secrets, "token_hex", lambda _: "0123abcd")

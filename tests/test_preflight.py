@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from zenml_upgrade_kit import plan, preflight, stores
+from zenml_upgrade_kit import backup, plan, preflight, stores
 from zenml_upgrade_kit.environments import Environment
 from zenml_upgrade_kit.errors import BadPlan, KitError, RunUnusable, StoreUnreadable
 from zenml_upgrade_kit.findings import Status, StepResult
@@ -394,9 +394,10 @@ def test_a_run_is_not_started_with_a_password_that_it_could_not_keep(
 ) -> None:
     server()
     assert preflight.check(upgrade(os.environ["PROD"])).status is Status.PASS
-    with pytest.raises(BadPlan, match="cannot keep the password") as raised:
-        preflight.start(upgrade(os.environ["PROD"]))
-    assert PASSWORD not in str(raised.value)
+    for start in (preflight.start, backup.start):
+        with pytest.raises(BadPlan, match="cannot keep the password") as raised:
+            start(upgrade(os.environ["PROD"]))
+        assert PASSWORD not in str(raised.value)
     assert not (tmp_path / "runs").exists()
 
 
@@ -406,7 +407,7 @@ def test_a_server_that_zenmls_own_settings_name_is_found_again(
     server()
     monkeypatch.setenv("ZENML_CONFIG_PATH", str(tmp_path / "none"))
     monkeypatch.setenv("ZENML_STORE_URL", os.environ["PROD"])
-    assert preflight.start(upgrade("")).plan.store == "env:ZENML_STORE_URL"
+    assert preflight.start(upgrade("")).plan.store == backup.start(upgrade("")).plan.store == "env:ZENML_STORE_URL"
     monkeypatch.delenv("ZENML_STORE_URL")
     config = tmp_path / "config"
     config.mkdir()

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import examples
@@ -185,3 +186,18 @@ def test_pandas_is_not_paid_for_before_a_table_is_shown() -> None:
     code = "import sys; from zenml_upgrade_kit import show, report; "
     code += "sys.exit(bool({'pandas', 'nbconvert'} & {*sys.modules}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_names_that_were_not_all_listed_are_never_called_the_same_in_silence() -> None:
+    quiet = examples.rehearsal()
+    shown = rehearsal_views.people(replace(quiet, facts={**quiet.facts, "people": []})).text
+    assert "What both releases listed has the same names" in shown
+    assert "rows are compared like all others: artifact versions (20,005)." in shown
+
+
+def test_a_remedy_is_shown_as_sql_to_copy() -> None:
+    blocked = examples.rehearsal()
+    blocked.facts["obstacles"][0] |= {"statements": ["DELETE FROM a WHERE b < 'c'", "UPDATE a SET b = 1"]}
+    shown = rehearsal_views.obstacles(blocked)
+    assert "DELETE FROM a WHERE b < 'c';\nUPDATE a SET b = 1;" in shown.text
+    assert "DELETE FROM a WHERE b &lt; &#x27;c&#x27;;\nUPDATE a SET b = 1;</pre>" in shown.html

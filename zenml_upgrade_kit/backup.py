@@ -14,7 +14,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from zenml_upgrade_kit import archive, inventory, managed, packing, places, retention
+from zenml_upgrade_kit import archive, inventory, managed, packing, places, retention, stores
 from zenml_upgrade_kit import plan as plans
 from zenml_upgrade_kit.archive import Backup, New
 from zenml_upgrade_kit.choices import BackupChoices
@@ -46,9 +46,8 @@ class NotProven(BackupUnusable):
 def start(plan: Plan) -> Run:
     """A new run that is a backup alone; raises a :class:`KitError` for a store that cannot be read."""
     store = locate(plan.store)
-    if not plan.store:  # what is found here today must be what is found when the run goes on, in another shell
-        found = str(store.config_yaml.parent) if store.config_yaml else store.url
-        plan = plan.model_copy(update={"store": found})
+    if not plan.store:
+        plan = plan.model_copy(update={"store": stores.lasting(store)})
     place = plan.backup.place or PLACE
     chosen = BackupChoices.model_validate({**plan.backup.model_dump(), "place": place})
     with _reading(store) as connection:

@@ -67,8 +67,9 @@ def _tell(given: argparse.Namespace, done: list[str], left: list[dict[str, Any]]
 def _line(one: Mapping[str, Any]) -> str:
     if "where" in one:
         return f"{one['name']}  {one['state']}  {one['where']}"
-    by = f"process {one['pid']} on {one['host']}, {one['created']}" if one["host"] else "a process that was killed"
-    line = f"{one['name']}  {one['state']}  made for a {one['purpose']} by {by}"
+    line = f"{one['name']}  {one['state']}"
+    if one["created"]:
+        line += f"  made for a {one['purpose']} by process {one['pid']} on {one['host']}, {one['created']}"
     return f"{line}, {one['run']}" if one["run"] else line
 
 

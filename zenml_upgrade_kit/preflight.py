@@ -7,17 +7,16 @@ import re
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from zenml_upgrade_kit import environments, inventory, releases, stores
 from zenml_upgrade_kit.checks import StoreFacts, run_checks
-from zenml_upgrade_kit.errors import BadPlan, KitError, RequirementsConflict, RunUnusable, StoreUnreadable
+from zenml_upgrade_kit.errors import BadPlan, RequirementsConflict, RunUnusable, StoreUnreadable
 from zenml_upgrade_kit.findings import Finding, Severity, Status, StepResult, judge, now
 from zenml_upgrade_kit.plan import Plan
-from zenml_upgrade_kit.redact import url_passwords
 from zenml_upgrade_kit.releases import Release
 from zenml_upgrade_kit.runs import Run, Step
 from zenml_upgrade_kit.stores import Store, locate, sqlite
@@ -51,19 +50,12 @@ def start(plan: Plan) -> Run:
     """
     target = target_release(plan)
     store = locate(plan.store)
-    if url_passwords(plan.store):
-        raise BadPlan(
-            "a run cannot keep the password of the store",
-            expected="env:NAME of a variable with the URL, or a ZenML config directory",
-            found="a URL with a password",
-            remedy="export PROD='mysql://…' and name the store env:PROD",
-        )
     facts = collect(store, target)
     if facts.error or not facts.stamps:
         _refuse(facts)
     _worth_it(facts, target)
     if not plan.store:
-        plan = plan.model_copy(update={"store": _lasting(store)})
+        plan = plan.model_copy(update={"store": stores.lasting(store)})
     return Run.create(plan, source_version(plan, store, facts), target.version, store.config_yaml)
 
 
@@ -187,20 +179,6 @@ def _leftovers(store: Store) -> Iterator[Path]:
     else:
         places = []
     yield from (place for place in places if place.exists())
-
-
-def _lasting(store: Store) -> str:
-    """A name for the store that was found: that is the one when the run goes on, in another shell.
-
-    Empty for a server that only the whole environment names: the same environment must be there then.
-    """
-    if not store.server:
-        return str(store.config_yaml.parent) if store.config_yaml else store.url
-    for name in (str(store.config_yaml.parent) if store.config_yaml else "", "env:ZENML_STORE_URL"):
-        with suppress(KitError):
-            if name and locate(name).server == store.server:
-                return name
-    return ""
 
 
 def _stated(store: Store, source: str, stamps: Iterable[str], target: str) -> dict[str, Any]:

@@ -158,10 +158,12 @@ def people(result: StepResult) -> Shown:
     rows = result.facts.get("people")
     if rows is None:
         return sentence("The names were not compared: the migration failed, or a release did not list them.")
-    if not rows:
-        return sentence("Every pipeline, stack, user, secret and model has the same name in both releases.")
     columns = {"kind": "Kind", "before": "Name before", "after": "Name after", "change": "Change"}
-    return table(rows, {**columns, "detail": "Detail", "expected": "Expected, because"}, "What people will notice")
+    columns |= {"detail": "Detail", "expected": "Expected, because"}
+    many = ", ".join(f"{kind.replace('_', ' ')} ({count:,})" for kind, count in result.facts.get("cut", {}).items())
+    rest = sentence(f"Too many to list all by name, but their rows are compared like all others: {many}.")
+    same = sentence("What both releases listed has the same names: pipelines, stacks, users, secrets, models and more.")
+    return (table(rows, columns, "What people will notice") if rows else same) + (rest if many else Shown("", ""))
 
 
 def time(result: StepResult) -> Shown:

@@ -121,13 +121,15 @@ def private_server(data: Path, options: Mapping[str, str], why: str = "") -> Ite
 def listed(server: Server) -> list[dict[str, Any]]:
     """Schemas of ours on a server, as :func:`scratch.leftovers`, with ``state``, one of these.
 
-    ``in use``, ``of a run that is there``, ``of another host`` whose runs cannot be seen from here, ``left over``.
+    ``in use``, ``of a run that is there``, ``of another host`` whose runs cannot be seen from here, ``left over``, and
+    ``empty, not marked`` for one that is not removed.
     """
     found = scratch.leftovers(server)
     for one in found:
         here, kept = one["host"] == socket.gethostname(), one["purpose"] == scratch.COPY and one["run"]
         there = "of a run that is there" if Path(one["run"]).is_dir() else "left over"
-        one["state"] = "in use" if one["alive"] else "left over" if not kept else there if here else "of another host"
+        state = "in use" if one["alive"] else "left over" if not kept else there if here else "of another host"
+        one["state"] = state if one["created"] else "empty, not marked"
     return found
 
 

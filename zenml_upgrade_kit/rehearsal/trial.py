@@ -44,8 +44,9 @@ def rehearse(step: Step, *, tell: Tell = print, **choices: Any) -> StepResult:
 
     facts: ``site``, ``copies``, ``hops`` (as :class:`migration.Hop`), ``seconds`` (of the migrations),
     ``revision_before``, ``revision_after``, ``story`` (``release``, ``revision``, ``why``: sentences, ``seconds``),
-    ``proof`` (as :class:`comparison.Proof`), ``people`` (what :func:`entities.changes` says), ``drill``, ``forecast``,
-    ``obstacles`` (conditions met), ``bisection``, ``timings``, ``log_tail``, ``source_unchanged`` (None: not checked).
+    ``proof`` (as :class:`comparison.Proof`), ``people`` (what :func:`entities.changes` says), ``cut`` (how many of the
+    kinds that are not all listed), ``drill``, ``forecast``, ``obstacles`` (conditions met), ``bisection``, ``timings``,
+    ``log_tail``, ``source_unchanged`` (None: not checked).
     Raises :class:`BadPlan` for a path or a remedy that cannot be, and what making copies raises.
     """
     preflight.source_identity(step.run)  # a run of an earlier kit has none
@@ -261,6 +262,7 @@ class _Attempt:
                     self.findings.append(reasons.cannot_list(kind, why, target.version))
         if len(listed) == 2:
             self.facts["people"] = entities.changes(listed["before"], listed["after"])
+            self.facts["cut"] = {**listed["before"]["cut"], **listed["after"]["cut"]}
             self.findings += reasons.noticed(self.facts["people"])
 
     def _listed(self, name: str, environment: Environment, database: Path | Server) -> dict[str, Any] | KitError:

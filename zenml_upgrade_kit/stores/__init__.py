@@ -97,6 +97,21 @@ def locate(given: str) -> Store:
     return _checked(path, _naming(path, config, config.parent / "local_stores"), _stores_of(path, path.parent))
 
 
+def lasting(store: Store) -> str:
+    """A name for the store that was found: that is the one when the run goes on, in another shell.
+
+    Empty for a server that only the whole environment names: the same environment must be there then.
+    """
+    config = str(store.config_yaml.parent) if store.config_yaml else ""
+    if not store.server:
+        return config or store.url
+    for name in (config, "env:ZENML_STORE_URL"):
+        with suppress(KitError):
+            if name and locate(name).server == store.server:
+                return name
+    return ""
+
+
 def connect(database: Path | Server, *, write: bool = False) -> Reader:
     """A connection to either engine, read-only unless ``write``: then each statement is a transaction of its own.
 

@@ -122,8 +122,9 @@ def why_not(server: Server, facts: Mapping[str, Any], copies: int = 1) -> str:
 def leftovers(server: Server) -> list[dict[str, Any]]:
     """Schemas of ours on the server: ``name``, ``purpose``, ``created`` (UTC), ``host``, ``pid``, ``run``, ``alive``.
 
-    Ours is what has our kind of name and either our marker or nothing in it, as when its maker was killed at once;
-    never what a switch kept. alive: whether a process, on any host, still uses it.
+    Ours is what has our kind of name and our marker; never what a switch kept. What has nothing in it either, as when
+    its maker was killed at once, is listed without ``created``, and never removed. alive: whether a process, on any
+    host, still uses it.
     """
     with closing(_connect(server)) as connection:
         names = sorted(str(row[0]) for row in connection.execute("SELECT SCHEMA_NAME FROM information_schema.SCHEMATA"))
@@ -136,6 +137,13 @@ def remove(server: Server, name: str, own: Connection | None = None) -> None:
     own: the session that has its lock, of the process that removes it; it ends.
     """
     found = next((one for one in leftovers(server) if one["name"] == name), None)
+    if found and not (found["created"] or found["alive"]):
+        raise BadPlan(
+            f"the schema {name} on {server.name} is not removed",
+            expected="the kit's marker in it",
+            found="nothing in it: whoever made it was killed at once, or it is not the kit's",
+            remedy=f"if nobody needs it: DROP DATABASE {name}",
+        )
     if not found or (found["alive"] and not own):
         raise BadPlan(
             f"the schema {name} on {server.name} is not removed",
