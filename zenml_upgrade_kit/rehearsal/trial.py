@@ -94,28 +94,33 @@ class _Attempt:
         stops = [self._environment(version) for version in hops[:-1]]
         self.tell("restoring the backup")
         migrated, self.timings["restore"] = self.site.restore("migrated")
-        before, again = self.site.restore("before")
-        self.timings["restore_again"] = again
-        wrong, missing = reference.half_migrated(self.site, source, self.stamp, before, self.step.work / "reference")
+        wrong, missing = reference.half_migrated(self.site, source, self.stamp, migrated, self.step.work / "reference")
         self.findings += wrong
         self.not_checked += missing
         if chosen.try_remedy:
-            self._remedies(chosen.try_remedy, before)
-            for database in (before, migrated):
-                self._mend(database)
+            self._remedies(chosen.try_remedy, migrated)
+            self._mend(migrated)
         done = self._migrate([*stops, target], migrated)
         self.facts |= {**_told(done, self.stamp), "timings": self.timings}
         if done[-1].error:
-            self._explain(done[-1], before)
+            self._explain(done[-1])
             self.facts["source_unchanged"] = self._source_unchanged()
             return
+        before = self._before()
         self._prove(before, migrated)
         with ThreadPoolExecutor(1) as pool:  # the releases take their time to start
-            met, unchanged = pool.submit(self._met, before, done[-1]), pool.submit(self._source_unchanged)
+            met, unchanged = pool.submit(self._met, done[-1]), pool.submit(self._source_unchanged)
             self._people(source, target, before, migrated)
         self.facts["obstacles"] = [reasons.obstacle(one) for one in met.result()]
         self.facts["source_unchanged"] = unchanged.result()
         self.findings += [one.finding for one in met.result()]
+
+    def _before(self) -> Path | Server:
+        """The backup restored again, as on the way back; after the migration, which writing it would slow down."""
+        self.tell("restoring the backup again, as on the way back")
+        before, self.timings["restore_again"] = self.site.restore("before")
+        self._mend(before)
+        return before
 
     def _source_unchanged(self) -> bool | None:
         """Whether the store is as it was when the run began, None when it cannot be read; it is read only here."""
@@ -158,10 +163,10 @@ class _Attempt:
         self.not_checked += [f"{one.condition.id}: {one.not_checked}" for one in found if one.not_checked]
         return [one for one in found if not one.not_checked]
 
-    def _met(self, database: Path | Server, hop: Hop | None = None) -> list[Offence]:
-        """As :meth:`_look`; none when the database cannot be read any more, as after its server was lost."""
+    def _met(self, hop: Hop) -> list[Offence]:
+        """The conditions that a migration met; none when there is no copy to look at, as after a server was lost."""
         try:
-            return self._look(database, hop)
+            return self._look(self.site.copies.get("before") or self._before(), hop)
         except KitError as error:
             self.not_checked.append(f"the conditions that this database meets: {error.found}")
             return []
@@ -172,10 +177,10 @@ class _Attempt:
             for statement in self.statements:
                 connection.execute(statement)
 
-    def _remedies(self, wanted: Sequence[str], before: Path | Server) -> None:
+    def _remedies(self, wanted: Sequence[str], database: Path | Server) -> None:
         """Find remedies; only copies get them, the source keeps its rows, so that such a rehearsal cannot be a GO."""
         found: dict[str, list[Offence]] = {}
-        for offence in self._look(before):
+        for offence in self._look(database):
             if offence.statements or offence.variables:
                 found.setdefault(offence.condition.id, []).append(offence)
         for identity in dict.fromkeys(wanted):
@@ -192,9 +197,9 @@ class _Attempt:
             self.statements += statements
             self.variables |= variables
 
-    def _explain(self, hop: Hop, before: Path | Server) -> None:
+    def _explain(self, hop: Hop) -> None:
         """Why the migration stopped, in the words of the condition where one is known; and how far others get."""
-        offences = [one for one in self._met(before, hop) if one.condition.severity is Severity.BLOCK]
+        offences = [one for one in self._met(hop) if one.condition.severity is Severity.BLOCK]
         waited = hop.timed_out or hop.held_by
         if waited or not hop.stopped_at or hop.stopped_at not in {one.condition.revision for one in offences}:
             self.findings.append(reasons.failed(hop))
