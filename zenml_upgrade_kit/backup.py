@@ -21,7 +21,7 @@ from zenml_upgrade_kit.choices import BackupChoices
 from zenml_upgrade_kit.drill import definition_digest, drill, server_at
 from zenml_upgrade_kit.errors import BackupUnusable, KitError, RunUnusable
 from zenml_upgrade_kit.findings import Finding, Severity, StepResult
-from zenml_upgrade_kit.plan import Plan
+from zenml_upgrade_kit.plan import Plan, refuse_password
 from zenml_upgrade_kit.runs import Run, Step
 from zenml_upgrade_kit.runs import begin as begin_step
 from zenml_upgrade_kit.stores import Reader, Store, dumping, locate, mysql, sqlite
@@ -45,6 +45,7 @@ class NotProven(BackupUnusable):
 
 def start(plan: Plan) -> Run:
     """A new run that is a backup alone; raises a :class:`KitError` for a store that cannot be read."""
+    refuse_password(plan)
     store = locate(plan.store)
     if not plan.store:
         plan = plan.model_copy(update={"store": stores.lasting(store)})

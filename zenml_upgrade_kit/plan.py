@@ -92,6 +92,17 @@ def make(values: Mapping[str, Any], *, origin: str = "the plan") -> Plan:
     return plan
 
 
+def refuse_password(plan: Plan) -> None:
+    """Raises :class:`BadPlan` for a store with a password in its URL: a run keeps none, and could not go on."""
+    if redact.url_passwords(plan.store):
+        raise BadPlan(
+            "a run cannot keep the password of the store",
+            expected="env:NAME of a variable with the URL, or a ZenML config directory",
+            found="a URL with a password",
+            remedy="export PROD='mysql://…' and name the store env:PROD",
+        )
+
+
 def read(path: Path, overrides: Mapping[str, Any] | None = None) -> Plan:
     """The plan in a YAML file; relative paths in it start from its folder, non-empty overrides win."""
     try:

@@ -16,7 +16,7 @@ from zenml_upgrade_kit import environments, inventory, releases, stores
 from zenml_upgrade_kit.checks import StoreFacts, run_checks
 from zenml_upgrade_kit.errors import BadPlan, RequirementsConflict, RunUnusable, StoreUnreadable
 from zenml_upgrade_kit.findings import Finding, Severity, Status, StepResult, judge, now
-from zenml_upgrade_kit.plan import Plan
+from zenml_upgrade_kit.plan import Plan, refuse_password
 from zenml_upgrade_kit.releases import Release
 from zenml_upgrade_kit.runs import Run, Step
 from zenml_upgrade_kit.stores import Store, locate, sqlite
@@ -49,6 +49,7 @@ def start(plan: Plan) -> Run:
     The store needs a stamp that can be read, for the run's name. What else is wrong with it is for the checks to say.
     """
     target = target_release(plan)
+    refuse_password(plan)
     store = locate(plan.store)
     facts = collect(store, target)
     if facts.error or not facts.stamps:

@@ -18,7 +18,7 @@ from typing import IO, Any
 
 import yaml
 
-from zenml_upgrade_kit.errors import BadPlan, RunUnusable, StepFailed
+from zenml_upgrade_kit.errors import RunUnusable, StepFailed
 from zenml_upgrade_kit.findings import Finding, Severity, Status, StepResult, Verdict, judge, now
 from zenml_upgrade_kit.plan import Plan
 from zenml_upgrade_kit.redact import Redactor, secrets_in, secrets_of_environment, url_passwords
@@ -60,16 +60,8 @@ class Run:
     def create(cls, plan: Plan, source_version: str, target_version: str, config_yaml: Path | None = None) -> Run:
         """A new folder ``<out>/<time>-<from>-to-<to>``; an existing one is never used again.
 
-        Without a target the run is a backup alone: ``<out>/<time>-backup-<from>``. Raises :class:`BadPlan` for a store
-        with a password in its URL: what goes on later could not know it.
+        Without a target the run is a backup alone: ``<out>/<time>-backup-<from>``.
         """
-        if url_passwords(plan.store):
-            raise BadPlan(
-                "a run cannot keep the password of the store",
-                expected="env:NAME of a variable with the URL, or a ZenML config directory",
-                found="a URL with a password",
-                remedy="export PROD='mysql://…' and name the store env:PROD",
-            )
         stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
         name = f"{source_version}-to-{target_version}" if target_version else f"backup-{source_version}"
         name = f"{stamp}-{name}"
