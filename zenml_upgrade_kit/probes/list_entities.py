@@ -59,8 +59,8 @@ def listing(client, names):
     parameters = inspect.signature(written).parameters
     scope = next((name for name in ("project", "workspace_id") if name in parameters), None)
     more = {"sort_by": "desc:created"} if "sort_by" in parameters else {}  # what is cut is the oldest, on both sides
-    if "is_archived" in parameters:
-        more["is_archived"] = None  # else 0.98 leaves archived schedules out
+    if "is_archived" in parameters and typing.get_type_hints(written)["is_archived"] is not bool:
+        more["is_archived"] = None  # else 0.98 leaves archived schedules out; 0.94 must leave them out
     if names == ["list_flavors"] and "hydrate" in parameters:
         more["hydrate"] = True  # else each is fetched again to tell whether it is custom
 
