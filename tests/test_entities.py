@@ -231,6 +231,26 @@ def test_all_workspaces_are_listed(
     assert sorted(run["project"] for run in found["entities"]["runs"]) == [*["default"] * 4, "second"]
 
 
+@pytest.mark.nightly
+def test_archived_schedules_are_listed_on_both_sides(
+    deploy: Callable[[str, Path], Path], environment: Environments, tmp_path: Path
+) -> None:
+    database = deploy("0.94.1", tmp_path / "own") / "local_stores" / "default_zen_store" / "zenml.db"
+    with closing(sqlite3.connect(database)) as connection, connection:
+        for number, name in enumerate(("daily", "retired")):
+            connection.execute(
+                "INSERT INTO schedule (id, created, updated, name, project_id, active, catchup, is_archived)"
+                " SELECT ?, created, updated, ?, id, 1, 0, ? FROM project",
+                [f"{number:032x}", name, number],
+            )
+    sides = [
+        entities.listed(environment(version), database, tmp_path / version, url(database), 300)
+        for version in ("0.94.1", "0.98.0")  # which migrates it
+    ]
+    assert [names(side, "schedules") for side in sides] == [["daily", "retired"]] * 2
+    assert entities.changes(*sides) == []
+
+
 def test_a_database_on_a_server_is_listed(
     mysql_store: Callable[..., Server], zenml_mariadb: Server, environment: Environments, tmp_path: Path
 ) -> None:

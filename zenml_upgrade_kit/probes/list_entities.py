@@ -14,6 +14,7 @@ Called as ``python -I list_entities.py request.json reply.json`` with ZENML_STOR
 Values of secrets are fetched, which shows whether they can be read, and thrown away.
 """
 
+import functools
 import inspect
 import json
 import sys
@@ -47,31 +48,33 @@ TOTALS = (
 
 
 def listing(client, names):
-    """A function of page, size and a project for the first of these methods that the client has, or None.
+    """Functions of page, size and a project that list everything by the first of these methods that the client has.
 
     Also, whether the method can be asked for one project.
     """
     method = next((getattr(client, name) for name in names if hasattr(client, name)), None)
     if method is None:
-        return None, False
+        return [], False
     known = inspect.getclosurevars(getattr(method, "__func__", method)).nonlocals
     written = known.get("func", method)  # 0.55 wraps what the client can do, and hides what it can be asked
     parameters = inspect.signature(written).parameters
     scope = next((name for name in ("project", "workspace_id") if name in parameters), None)
     more = {"sort_by": "desc:created"} if "sort_by" in parameters else {}  # what is cut is the oldest, on both sides
-    if "is_archived" in parameters and typing.get_type_hints(written)["is_archived"] is not bool:
-        more["is_archived"] = None  # else 0.98 leaves archived schedules out; 0.94 must leave them out
+    archived = [{}]
+    if "is_archived" in parameters:  # or else archived schedules are left out
+        either = typing.get_type_hints(written)["is_archived"] is not bool  # 0.94 lists the ones or the others
+        archived = [{"is_archived": value} for value in ([None] if either else [False, True])]
     if names == ["list_flavors"] and "hydrate" in parameters:
         more["hydrate"] = True  # else each is fetched again to tell whether it is custom
 
-    def ask(page, size, project):
+    def ask(which, page, size, project):
         if "page" in parameters:
-            return method(page=page, size=size, **more, **({scope: project.id} if scope and project else {}))
+            return method(page=page, size=size, **more, **which, **({scope: project.id} if scope and project else {}))
         # tags want a filter, up to 0.70
         name, kind = next(item for item in typing.get_type_hints(written).items() if item[0] != "return")
         return method(**{name: kind(page=page, size=size)})
 
-    return ask, bool(scope)
+    return [functools.partial(ask, which) for which in archived], bool(scope)
 
 
 class Lister:
@@ -105,7 +108,7 @@ class Lister:
                 self.attempt("secrets", self.secrets, project)
 
     def projects(self):
-        ask, _ = listing(self.client, ["list_projects", "list_workspaces"])
+        (ask,), _ = listing(self.client, ["list_projects", "list_workspaces"])
         found, page, pages = [], 1, 1
         while page <= pages:
             answer = ask(page, PAGE, None)
@@ -121,29 +124,28 @@ class Lister:
         setattr(cls, name, property(lambda _: project))
 
     def count(self, kind, names, project):
-        ask, scoped = listing(self.client, names)
+        (ask,), scoped = listing(self.client, names)
         total = ask(1, 1, project).total
         known = self.totals.get(kind, 0)
         self.totals[kind] = known + total if scoped else max(known, total)
 
     def pages(self, kind, names, project):
         """The items of a kind in a project, until the limit is reached."""
-        ask, _ = listing(self.client, names)
-        if ask is None:
-            return
-        known = self.entities.setdefault(kind, {})
-        page, pages, seen, total = 1, 1, 0, 0
-        while page <= min(pages, PAGES) and len(known) < self.limit:
-            answer = ask(page, PAGE, project)
-            for item in answer.items:
-                if len(known) < self.limit:
-                    seen += 1
-                    yield item
-            page, pages, total = page + 1, answer.total_pages, answer.total
-        if page == 1:  # the limit was reached in the projects before
-            total = ask(1, 1, project).total
-        if seen < total:
-            self.cut[kind] = self.cut.get(kind, 0) + total
+        asks, _ = listing(self.client, names)
+        for ask in asks:
+            known = self.entities.setdefault(kind, {})
+            page, pages, seen, total = 1, 1, 0, 0
+            while page <= min(pages, PAGES) and len(known) < self.limit:
+                answer = ask(page, PAGE, project)
+                for item in answer.items:
+                    if len(known) < self.limit:
+                        seen += 1
+                        yield item
+                page, pages, total = page + 1, answer.total_pages, answer.total
+            if page == 1:  # the limit was reached before
+                total = ask(1, 1, project).total
+            if seen < total:
+                self.cut[kind] = self.cut.get(kind, 0) + total
 
     def collect(self, kind, names, fields, project):
         total, most = HEAVY.get(kind, ("", 0))
