@@ -174,6 +174,27 @@ def test_two_copies_of_a_file_are_equal_and_the_source_stays(files: Rehearsal) -
     assert stores.identity(source) == before
 
 
+def test_a_file_that_is_not_the_backup_is_refused_at_every_try(files: Rehearsal) -> None:
+    tables = {name: {**table, "fingerprint": "other"} for name, table in files.saved.manifest["tables"].items()}
+    with files.site(replace(files.saved, manifest={**files.saved.manifest, "tables": tables})) as site:
+        for name in copies.NAMES:
+            with pytest.raises(BackupUnusable, match="not what the backup"):
+                site.restore(name)
+        assert site.copies == {}
+
+
+def test_a_backup_that_was_damaged_after_the_first_copy_gives_no_second(files: Rehearsal) -> None:
+    (packed,) = (files.run.work / "20_backup").glob("**/zenml.db.zst")
+    with files.site() as site:
+        site.restore("migrated")
+        stored = bytearray(packed.read_bytes())
+        stored[len(stored) // 2] ^= 1
+        packed.write_bytes(stored)
+        with pytest.raises(BackupUnusable):
+            site.restore("before")
+        assert [path.name for path in (files.run.work / "30_rehearsal").glob("**/*.db")] == ["migrated.db"]
+
+
 def test_two_schemas_beside_the_store_are_equal_and_the_source_stays(beside: Rehearsal, server: Server) -> None:
     databases.client(server, "ALTER DATABASE CHARACTER SET utf8mb4 COLLATE utf8mb4_unicode_ci")
     backup.back_up(beside.run.begin("20_backup"))

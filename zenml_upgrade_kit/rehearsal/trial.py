@@ -257,7 +257,7 @@ class _Attempt:
             for kind, why in listed["before"]["errors"].items():
                 self.not_checked.append(f"{kind}, which ZenML {source.version} cannot list either: {why}")
             self.findings += reasons.drilled(listed["before"], self.backup.manifest)
-            seconds = self.timings["restore_again"] + self.timings["people_before"]
+            seconds = self._restoring() + self.timings["people_before"]
             kept = ("zenml", "user", "active_stack", "runs", "stacks")
             self.facts["drill"] = {**{key: listed["before"].get(key) for key in kept}, "seconds": round(seconds, 3)}
         if "after" in listed:
@@ -282,6 +282,10 @@ class _Attempt:
         finally:
             self.timings[f"people_{name}"] = time.monotonic() - began
 
+    def _restoring(self) -> float:
+        """Seconds to restore and compare, the longer of both times: of files only the first is compared."""
+        return max(self.timings["restore"], self.timings["restore_again"])
+
     def forecast(self) -> dict[str, Any]:
         """How long the real upgrade will take, in seconds, from what was measured here; nothing after a failure.
 
@@ -293,7 +297,7 @@ class _Attempt:
         parts = {
             "backup": backup.seconds if backup else 0.0,
             "migration": self.facts["seconds"] * (speed or 1.0),
-            "restore": self.timings["restore_again"] * (speed or 1.0),
+            "restore": self._restoring() * (speed or 1.0),
         }
         whole = {"downtime": parts["backup"] + parts["migration"], "with_rollback": sum(parts.values())}
         return {"speed": speed, **{name: round(seconds, 3) for name, seconds in {**parts, **whole}.items()}}
