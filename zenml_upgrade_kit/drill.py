@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import re
 import sqlite3
 import tempfile
@@ -23,7 +24,9 @@ from zenml_upgrade_kit.places import room
 from zenml_upgrade_kit.stores import dumping, locate, mysql, private, scratch, sqlite
 from zenml_upgrade_kit.stores.address import Server
 
-BLOCK = 1 << 20
+BLOCK = 1 << 14
+"""Bytes to write at a time. Linux caches a file in pieces as large as the writes, and SQLite changes pages of 4 KB:
+migrating a file that was written 1 MB at a time takes longer (``bench_rehearsal.py --only pieces``)."""
 FULL = re.compile(r"is full|disk full|no space left|no more room|\b(?:errcode|errno|error):? ?28\b", re.IGNORECASE)
 """What servers and their programs say when a disk is full, whatever table it was."""
 SESSIONS = 4
@@ -117,11 +120,10 @@ def unpack(backup: Backup, role: str, target: Path, identity: Path | None = None
             remedy="use another backup, or go on without it",
         )
     room(target.parent, files[0]["original_bytes"])
-    target.touch(mode=0o600, exist_ok=False)
     with (
         _roomy(str(target.parent), files[0]["original_bytes"]),
         backup.open(files[0], identity) as source,
-        target.open("wb") as file,
+        open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file,  # ext4 flushes what "wb" cuts
     ):
         while block := source.read(BLOCK):
             file.write(block)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import resource
 import shutil
 import socket
@@ -99,6 +100,7 @@ def _memory(pid: str) -> float:
 
 def _once(way: Way, folder: Path) -> Sample:
     own = Path(tempfile.mkdtemp(dir=folder))
+    os.sync()  # what came before has been written: nobody waits for another's pages
     seconds = multiprocessing.get_context("fork").Value("d")
 
     def run() -> None:
