@@ -3,6 +3,7 @@
 A store of 0.43.0 is filled and migrated, revision by revision, by the newest ZenML, and filled again at some releases.
 """
 
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -144,6 +145,33 @@ def test_every_difference_of_a_long_way_is_explained(
             filled.left(chain, source), tmp_path / f"{target}.db", source, target, exports=tmp_path / "exports"
         )
         assert (target, proof.unexplained, proof.not_checked) == (target, [], [])
+
+
+@pytest.mark.nightly
+def test_owners_and_links_of_tags_that_an_upgrade_makes_are_looked_at(
+    chain: Path, environment: Callable[[str], Environment], tmp_path: Path
+) -> None:
+    before = filled.left(chain, "0.46.1")
+    migrated = filled.chain(environment("0.98.0").python, before, tmp_path, refilled=()) / "0.98.0.db"
+    made = "(SELECT MIN(r.tag_id) FROM tag_resource AS r JOIN model AS m ON m.id = r.resource_id)"
+    for sql, place in (
+        (f"UPDATE tag SET user_id = 'nobody' WHERE id = {made}", ("tag", "user_id")),
+        (f"UPDATE tag SET user_id = NULL WHERE id = {made} AND user_id IS NOT NULL", ("tag", "user_id")),
+        (f"UPDATE tag_resource SET resource_id = 'nothing' WHERE tag_id = {made}", ("tag_resource", "")),
+        (f"UPDATE tag_resource SET tag_id = 'none' WHERE tag_id = {made}", ("tag_resource", "")),
+        (f"DELETE FROM tag_resource WHERE tag_id = {made}", ("tag", "id")),
+        (f"DELETE FROM tag WHERE id = {made}", ("tag", "")),
+        (
+            f"DELETE FROM tag WHERE id = {made}; DELETE FROM tag_resource WHERE tag_id NOT IN (SELECT id FROM tag)",
+            ("tag", ""),
+        ),
+    ):
+        damaged = Path(shutil.copyfile(migrated, tmp_path / "damaged.db"))
+        with closing(sqlite3.connect(damaged)) as connection, connection:
+            connection.executescript(sql)
+            assert connection.total_changes
+        proof = comparison.prove(before, damaged, "0.46.1", "0.98.0", exports=tmp_path / "exports")
+        assert place in {(one["table"], one["column"]) for one in proof.unexplained}, sql
 
 
 @pytest.mark.nightly
