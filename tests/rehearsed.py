@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from zenml_upgrade_kit import backup
 from zenml_upgrade_kit.probing import Environment
@@ -25,3 +32,24 @@ def rehearsed(run: Run, target: Environment | None = None) -> tuple[Path | Serve
             assert not hop.error, hop.error
         step.finish(step.result((), {"copies": site.state()}))
     return before, migrated
+
+
+def kill_when(command: Sequence[str], folder: Path, pattern: str, **surroundings: Any) -> None:
+    """Start a program and kill it, and all that it started, as soon as there is such a path in a folder."""
+    program = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, **surroundings)
+    until = time.monotonic() + 600
+    try:
+        while not _appeared(folder, pattern):
+            assert program.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.02)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(program.pid, signal.SIGKILL)
+        program.wait()
+
+
+def _appeared(folder: Path, pattern: str) -> bool:
+    with suppress(FileNotFoundError):  # up to Python 3.12 glob ends so when a folder goes that it is about to read
+        return any(folder.glob(pattern))
+    return False

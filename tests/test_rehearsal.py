@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
-import signal
 import sqlite3
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -19,6 +15,7 @@ from typing import Any
 import databases
 import examples
 import pytest
+from rehearsed import kill_when
 
 from zenml_upgrade_kit import backup, plan, preflight, rehearsal_views, runs, stores
 from zenml_upgrade_kit.environments import Environment
@@ -366,15 +363,8 @@ def test_a_kill_leaves_the_store_alone_and_the_next_attempt_works(
     run = backed_up(config, "0.70.0")
     code = "from zenml_upgrade_kit import runs; from zenml_upgrade_kit.rehearsal import trial;"
     code += f"trial.rehearse(runs.begin('30_rehearsal', {str(run.folder)!r}))"
-    killed = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stdout=subprocess.DEVNULL)
-    until = time.monotonic() + 300
     pattern = {"before": "**/*before*", "migrated": "migration/**/*.log", "people": "people/**/*.log"}[moment]
-    while not list((run.work / "30_rehearsal").glob(pattern)):
-        assert killed.poll() is None
-        assert time.monotonic() < until
-        time.sleep(0.02)
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.wait()
+    kill_when([sys.executable, "-c", code], run.work / "30_rehearsal", pattern)
     assert sqlite.digest(database(config)) == before
     assert not (run.folder / "results" / "30_rehearsal.json").exists()
     proven(rehearsed(run), "0.70.0")

@@ -4,17 +4,16 @@ import hashlib
 import json
 import os
 import re
-import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rehearsed import kill_when
 
 from zenml_upgrade_kit import environments, probing
 from zenml_upgrade_kit.runs import REHEARSAL, Run
@@ -208,20 +207,8 @@ def test_two_workspaces_are_no_go_with_their_finding(deployment: Callable[..., P
 
 def test_a_killed_run_goes_on_where_it_was(deployment: Callable[..., Path], tmp_path: Path) -> None:
     source, out = deployment("0.70.0"), tmp_path / "runs"
-    killed = subprocess.Popen(
-        [*COMMAND, "rehearse", "--store", str(source), "--to", TARGET, "--out", str(out)],
-        env=surroundings(),
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 600
-    while not list(out.glob("*/work/30_rehearsal/*")):
-        assert killed.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.wait()
+    started = [*COMMAND, "rehearse", "--store", str(source), "--to", TARGET, "--out", str(out)]
+    kill_when(started, out, "*/work/30_rehearsal/*", env=surroundings(), stderr=subprocess.DEVNULL)
     [folder] = [path for path in out.iterdir() if path.is_dir()]
     run = Run.open(folder)
     assert run.verdict() is None
