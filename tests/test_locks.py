@@ -1,9 +1,11 @@
 """Who holds a database that somebody waits for: told by session or process, without what statements say."""
 
+import os
 import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
@@ -108,3 +110,20 @@ def test_a_file_that_is_only_open_is_told_when_nobody_locks_it(tmp_path: Path) -
         (told,) = locks.holders(path, [])
         assert told.endswith(f"has locked {path}")
     assert locks.holders(path, []) == ()
+
+
+def test_a_process_that_opens_and_closes_other_files_meanwhile_is_seen(tmp_path: Path) -> None:
+    path, ended = tmp_path / "zenml.db", threading.Event()
+
+    def busy() -> None:
+        while not ended.is_set():
+            with open(os.devnull), open(os.devnull):
+                pass
+
+    with ThreadPoolExecutor(1) as pool, open(os.devnull) as first, path.open("wb"):
+        first.close()  # its number, which is looked at before that of the file, is given away again and again
+        try:
+            pool.submit(busy)
+            assert all(locks.holders(path, []) for _ in range(200))
+        finally:
+            ended.set()

@@ -131,10 +131,17 @@ def _locking(path: Path) -> Iterator[int]:
 
 def _opening(files: Collection[str]) -> Iterator[int]:
     """Processes that have one of the files open; only those of this user can be looked into."""
-    for folder in Path("/proc").glob("[0-9]*/fd"):
-        with suppress(OSError):
-            if any(os.readlink(entry) in files for entry in folder.iterdir()):
-                yield int(folder.parent.name)
+    for number in filter(str.isdecimal, os.listdir("/proc")):
+        if any(link in files for link in _links(f"/proc/{number}/fd")):
+            yield int(number)
+
+
+def _links(folder: str) -> Iterator[str]:
+    """Where the links of a folder point to; any may go while they are looked at."""
+    with suppress(OSError):
+        for name in os.listdir(folder):
+            with suppress(OSError):
+                yield os.readlink(f"{folder}/{name}")
 
 
 def _read(path: str) -> str:
