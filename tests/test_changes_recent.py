@@ -201,11 +201,10 @@ def damage(before: Path, migrated: Path, source: str) -> set[tuple[str, str]]:
                 continue
             row = connection.execute(f'SELECT n.rowid FROM main."{name}" AS n WHERE {kept} ORDER BY 1').fetchone()
             for column in (one[1] for one in info if row and not one[5]):
-                new = (
-                    f"""CASE WHEN "{column}" IS NULL THEN 'x' WHEN TYPEOF("{column}") = 'integer' THEN "{column}" + 7"""
-                )
-                connection.execute(f"""UPDATE main."{name}" SET "{column}" = {new} ELSE "{column}" || 'x' END
-                    WHERE rowid = {row[0]}""")
+                mark = f"x{len(done)}"  # of its own, or else two columns that are to be equal would be so again
+                new = f"""CASE WHEN "{column}" IS NULL THEN '{mark}' WHEN TYPEOF("{column}") = 'integer'
+                    THEN "{column}" + 7 ELSE "{column}" || '{mark}' END"""
+                connection.execute(f'UPDATE main."{name}" SET "{column}" = {new} WHERE rowid = {row[0]}')
                 done.add((name, column))
     return done
 
