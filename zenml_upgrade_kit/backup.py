@@ -8,9 +8,9 @@ import json
 import os
 import sqlite3
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,7 +24,7 @@ from zenml_upgrade_kit.findings import Finding, Severity, StepResult
 from zenml_upgrade_kit.plan import Plan, refuse_password
 from zenml_upgrade_kit.runs import Run, Step
 from zenml_upgrade_kit.runs import begin as begin_step
-from zenml_upgrade_kit.stores import Reader, Store, dumping, locate, mysql, sqlite
+from zenml_upgrade_kit.stores import Store, dumping, locate, mysql, sqlite
 
 PLACE = "backups"
 """Where backups go that were asked for without a place."""
@@ -51,7 +51,7 @@ def start(plan: Plan) -> Run:
         plan = plan.model_copy(update={"store": stores.lasting(store)})
     place = plan.backup.place or PLACE
     chosen = BackupChoices.model_validate({**plan.backup.model_dump(), "place": place})
-    with _reading(store) as connection:
+    with stores.moment(store.database) as connection:
         version = inventory.written_by(connection) or "unknown"
     return Run.create(plan.model_copy(update={"backup": chosen}), version, "", store.config_yaml)
 
@@ -126,7 +126,7 @@ def of_run(run: Run) -> Backup:
 
 def make(store: Store, place: places.Place, choices: BackupChoices, *, code: Path | None = None) -> Backup:
     """One backup of a store, complete with its manifest. Raises :class:`NotProven` and leaves nothing otherwise."""
-    with _reading(store) as connection:
+    with stores.moment(store.database) as connection:
         stamp = inventory.stamp(connection)
     with archive.create(place, stamp or "no-stamp", encrypt_to=choices.encrypt_to) as new:
         own = place.local / new.name if place.local else None
@@ -143,19 +143,6 @@ def make(store: Store, place: places.Place, choices: BackupChoices, *, code: Pat
         not_included = _belongings(store, new, choices, code, belongings)
         facts = {"engine": store.engine, "source": store.url, "secrets": belongings["secrets"], **copied}
         return new.finish({**facts, "not_included": not_included})
-
-
-@contextmanager
-def _reading(store: Store) -> Iterator[Reader]:
-    """A connection that sees one moment of the store."""
-    if store.server:
-        with closing(mysql.connect(store.server)) as session:
-            mysql.begin(session)
-            yield session
-    else:
-        with closing(sqlite.connect(store.path)) as connection:
-            connection.execute("BEGIN")
-            yield connection
 
 
 def _copy_file(store: Store, new: New, _: BackupChoices, folder: Path) -> dict[str, Any]:
@@ -303,7 +290,7 @@ def _managed(store: Store, choices: BackupChoices, name: str) -> tuple[managed.M
 
 def _keep_what_matters(store: Store, place: places.Place) -> None:
     """Raises :class:`BackupUnusable` rather than let a backup from after an upgrade come before the one from before."""
-    with _reading(store) as connection:
+    with stores.moment(store.database) as connection:
         stamp = held = inventory.stamp(connection)
     with suppress(BackupUnusable):
         held = archive.open_backup(place.url).manifest["stamp"]

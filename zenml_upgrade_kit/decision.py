@@ -98,7 +98,7 @@ def _source(run: Run, start: StepResult | None) -> tuple[list[Finding], list[str
     was = preflight.source_identity(run)
     try:
         store = locate(run.plan.store)
-        if stores.identity(store.server or store.path) == was:
+        if stores.identity(store.database) == was:
             return [], []
     except KitError as error:
         return [], [f"whether the source changed: {error.problem} ({error.found})"]

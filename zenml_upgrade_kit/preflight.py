@@ -64,7 +64,7 @@ def begin_facts(step: Step) -> StepResult:
     """What the run starts from: the store, its inventory, and the identity that later proves it unchanged."""
     store = locate(step.plan.store)
     held, not_checked = {}, []
-    same = stores.identity(store.server or store.path)
+    same = stores.identity(store.database)
     try:
         held = inventory.take(store)
     except StoreUnreadable as error:
@@ -153,7 +153,7 @@ def collect(store: Store, target: Release) -> StoreFacts:
         changed = datetime.fromtimestamp(leftover.stat().st_mtime, timezone.utc)
         known |= {"leftover_backup": str(leftover), "leftover_backup_date": changed.date().isoformat()}
     try:
-        with closing(stores.connect(store.server or store.path)) as connection:
+        with closing(stores.connect(store.database)) as connection:
             if isinstance(connection, sqlite3.Connection):
                 known["damage"] = tuple(sqlite.damage(connection, full=True))
             known["tables"] = stores.tables(connection)

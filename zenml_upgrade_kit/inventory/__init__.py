@@ -10,7 +10,7 @@ import sqlite3
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +73,7 @@ def take(store: Store) -> dict[str, Any]:
 def _reading(store: Store) -> Iterator[Reader]:
     """A connection that sees one moment of a store; raises :class:`StoreUnreadable`, also for what is asked of it."""
     try:
-        with closing(stores.connect(store.server or store.path)) as connection:
-            if isinstance(connection, mysql.Connection):
-                mysql.begin(connection)
-            else:
-                connection.execute("BEGIN")
+        with stores.moment(store.database) as connection:
             yield connection
     except sqlite3.Error as error:
         raise sqlite.unreadable(store.path, error) from None

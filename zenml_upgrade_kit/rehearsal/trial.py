@@ -126,7 +126,7 @@ class _Attempt:
         """Whether the store is as it was when the run began, None when it cannot be read; it is read only here."""
         try:
             located = stores.locate(self.step.plan.store)
-            return stores.identity(located.server or located.path) == preflight.source_identity(self.step.run)
+            return stores.identity(located.database) == preflight.source_identity(self.step.run)
         except (KitError, OSError) as error:
             self.not_checked.append(f"whether the store is as it was: {getattr(error, 'found', error)}")
             return None

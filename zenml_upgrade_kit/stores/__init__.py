@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 import sqlite3
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -62,6 +63,11 @@ class Store:
             found=self.url,
             remedy="name a SQLite store",
         )
+
+    @property
+    def database(self) -> Path | Server:
+        """What holds it."""
+        return self.server or self.path
 
     @property
     def url(self) -> str:
@@ -128,6 +134,17 @@ def connect(database: Path | Server, *, write: bool = False) -> Reader:
         raise sqlite.unreadable(database, error) from None
     connection.row_factory = sqlite3.Row
     return connection
+
+
+@contextmanager
+def moment(database: Path | Server) -> Iterator[Reader]:
+    """A connection that sees one moment of a database, whatever is written meanwhile."""
+    with closing(connect(database)) as connection:
+        if isinstance(connection, mysql.Connection):
+            mysql.begin(connection)
+        else:
+            connection.execute("BEGIN")
+        yield connection
 
 
 def identity(database: Path | Server) -> str:
