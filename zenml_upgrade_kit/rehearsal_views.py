@@ -21,6 +21,8 @@ OUTCOMES = {
 """What becomes of a table, in the order in which it is told."""
 WORST = ("unexplained", "not_checked", "dropped", "changed", "added", "renamed")
 """Tables that are not as they were, in the order in which they deserve a look."""
+ELSEWHERE = {"moved": "kept in another table", "added": "new columns"}
+"""What is told of columns whose values are not in the same place of the table before; the others just change."""
 NOT_COMPARED = "Nothing was compared: the migration did not end well."
 SLOW = 12
 """Revisions that the picture of the time shows."""
@@ -209,15 +211,18 @@ def _rows(tables: Iterable[Mapping[str, Any]]) -> int:
 
 
 def _changes(one: Mapping[str, Any]) -> dict[str, Any]:
-    """What is told of a table in a line: its other name, rows that came and went, columns of rows that change."""
-    changed = [column["column"] for column in one["columns"] if column["outcome"] not in ("added", "moved")]
-    more = f" and {len(changed) - 6} more" if len(changed) > 6 else ""
+    """What is told of a table in a line: its other name, rows that came and went, columns by what becomes of them."""
     told = [
         f"called {one['was']} before" if one["was"] not in ("", one["table"]) else "",
         f"{words.count(one['new_rows'], 'new row')}" if one["new_rows"] else "",
         f"{words.count(one['dropped_rows'], 'row')} less" if one["dropped_rows"] else "",
-        f"columns: {', '.join(changed[:6])}{more}" if changed else "",
     ]
+    grouped: dict[str, list[str]] = {"columns": []}
+    for column in one["columns"]:
+        grouped.setdefault(ELSEWHERE.get(column["outcome"], "columns"), []).append(column["column"])
+    for what, names in grouped.items():
+        more = f" and {len(names) - 6} more" if len(names) > 6 else ""
+        told.append(f"{what}: {', '.join(names[:6])}{more}" if names else "")
     return {"changes": "; ".join(filter(None, told)), "held": bool(one["before"] or one["after"])}
 
 
