@@ -88,8 +88,12 @@ def rehearsal() -> StepResult:
         "why": EVIL,
         "changed": 1,
     }
-    tables = [_table(EVIL, outcome, columns=[column]) for outcome in ("changed", "renamed", "added", "not_checked")]
-    tables += [_table("step_run", "unexplained"), _table("role", "dropped", after=None), _table("tag", "unchanged")]
+    tables = [of_table(EVIL, outcome, columns=[column]) for outcome in ("changed", "renamed", "added", "not_checked")]
+    tables += [
+        of_table("step_run", "unexplained"),
+        of_table("role", "dropped", after=None),
+        of_table("tag", "unchanged"),
+    ]
     example = {"key": {"id": EVIL}, "before": EVIL, "after": None}
     proof = {
         "tables": tables,
@@ -131,7 +135,9 @@ def rehearsal() -> StepResult:
     return StepResult(step="30_rehearsal", status=Status.PASS, facts=facts, started=STARTED, seconds=73)
 
 
-def _table(name: str, outcome: str, after: int | None = 3, columns: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+def of_table(
+    name: str, outcome: str, after: int | None = 3, columns: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
     counted = {"before": 3, "after": after, "new_rows": 1, "dropped_rows": 1, "seconds": 0.1}
     return {"table": name, "was": "old", "outcome": outcome, "columns": list(columns), "why": [EVIL], **counted}
 

@@ -132,6 +132,16 @@ def test_tables_that_are_as_before_are_folded_and_what_is_not_explained_comes_fi
     assert opened.index("Not explained by any release") < opened.index("Tables that change")
 
 
+def test_columns_of_a_table_that_changes_are_told_by_what_becomes_of_them() -> None:
+    outcomes = {"index": "rewritten", "source": "added", "item_count": "added", "step_configurations": "moved"}
+    told = {"was": "", "changed": None, "release": "0.98.0", "why": ""}
+    columns = [{**told, "column": name, "outcome": outcome} for name, outcome in outcomes.items()]
+    result = examples.rehearsal()
+    result.facts["proof"]["tables"] = [examples.of_table("logs", "changed", columns=columns)]
+    changes = "columns: index; new columns: source, item_count; kept elsewhere: step_configurations"
+    assert changes in rehearsal_views.tables(result).html
+
+
 def test_a_smoke_run_that_failed_is_open_down_to_its_log() -> None:
     shown = show.smoke_runs(examples.smoke_runs())
     assert shown.html.count("<details open>") == 2

@@ -21,7 +21,7 @@ OUTCOMES = {
 """What becomes of a table, in the order in which it is told."""
 WORST = ("unexplained", "not_checked", "dropped", "changed", "added", "renamed")
 """Tables that are not as they were, in the order in which they deserve a look."""
-ELSEWHERE = {"moved": "kept in another table", "added": "new columns"}
+ELSEWHERE = {"moved": "kept elsewhere", "added": "new columns"}
 """What is told of columns whose values are not in the same place of the table before; the others just change."""
 NOT_COMPARED = "Nothing was compared: the migration did not end well."
 SLOW = 12
